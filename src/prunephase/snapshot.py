@@ -1,0 +1,33 @@
+"""What criteria and metrics see at the end of a level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunephase import streams
+from prunephase.data import Dataset
+from prunephase.trial import Trial
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A trained level: the network, its masks, where it came from and what it was trained on.
+
+    masks: {parameter name: bool tensor of its shape}, True where the weight lives; initial: state_dict of the dense
+    start. `data` carries noisy labels and, beside them, the true ones.
+    """
+
+    trial: Trial
+    level: int
+    network: nn.Module
+    masks: Mapping[str, Tensor]
+    initial: Mapping[str, Tensor]
+    data: Dataset
+
+    def generator(self, *where: int | str) -> np.random.Generator:
+        """The random stream of this level's scores; name what you draw for: `snapshot.generator("layer1.weight")`."""
+        return streams.generator(self.trial.seed, "score", self.level, *where)

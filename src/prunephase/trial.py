@@ -1,0 +1,248 @@
+"""A trial: everything that decides a result. Frozen; its digest is its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from prunephase.errors import nearest
+from prunephase.plugins import is_reference
+
+# Built-in names of the open families. The families live in modules that import torch; a study file is read without it.
+SOURCES = ("digits", "mnist", "npz", "table", "folder")
+NOISES = ("none", "uniform-relabel", "symmetric-flip", "asymmetric", "pairflip", "human")
+MODELS = ("lenet-300-100", "mlp", "small-cnn")
+CRITERIA = ("magnitude", "gradient", "random")
+# Data whose content the program itself verifies: where they lie is not part of a trial's identity.
+VERIFIED_SOURCES = ("digits", "mnist")
+
+
+def _family(names: tuple[str, ...]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names and not is_reference(name):
+            raise ValueError(f"unknown name; {nearest(name, names)}, or your own as module:function")
+        return name
+
+    return AfterValidator(check)
+
+
+class Frozen(BaseModel):
+    """A value: no unknown fields, no changes, no NaN, no guessing of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Frozen):
+    """Where examples come from and how they are split."""
+
+    source: Annotated[str, _family(SOURCES)] = Field(
+        "digits", description="digits | mnist | npz | table (csv, parquet) | folder (of images) | module:function"
+    )
+    path: str | None = Field(None, description="file or folder of the data; relative to where you run")
+    kwargs: dict[str, Any] = Field({}, description="arguments for module:function")
+    train: int | None = Field(None, ge=1, description="use at most this many training examples (default: all)")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of the training examples held out, with the same noise")
+    test: float = Field(0.2, gt=0, lt=1, description="share held out as test set where the source has none of its own")
+    normalise: Literal["default", "train", "none"] = Field(
+        "default",
+        description="default: the source's own constants, else as train; train: mean and deviation of the training split",
+    )
+    label: str = Field("label", description="table: column of the labels to train on")
+    truth: str | None = Field(None, description="table: column of the true labels, where they are known")
+    size: int | None = Field(None, ge=1, description="folder: resize images to size x size pixels")
+    seed: int = Field(0, ge=0, description="seed of the split; the same for all seeds of the study")
+
+
+class Noise(Frozen):
+    """How training labels are corrupted. Test labels never are."""
+
+    kind: Annotated[str, _family(NOISES)] = Field(
+        "none",
+        description="none | uniform-relabel (true class may be drawn) | symmetric-flip (always a wrong class) | "
+        "asymmetric (class map) | pairflip (c -> c+1) | human (file of labels) | module:function",
+    )
+    rate: float = Field(0.0, ge=0, le=1, description="nominal share of examples selected, in [0, 1]")
+    count: Literal["exact", "per-sample"] = Field(
+        "exact", description="exact: round(rate * N) examples; per-sample: each with probability rate"
+    )
+    map: dict[str, int] | None = Field(
+        None, description='asymmetric: {"2" = 7, ...}; default: the map of He et al. for the data source'
+    )
+    path: str | None = Field(None, description="human: labels as npz, npy, csv or txt, in the order of the training set")
+    key: str | None = Field(None, description="human: name of the array in the npz, or of the column in the csv")
+    seed: int | None = Field(None, ge=0, description="seed of the pattern; default: that of the trial, so it varies")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Noise:
+        if self.kind == "none" and self.rate > 0:
+            raise ValueError("rate > 0 but kind = 'none'; name a kind of noise, such as 'symmetric-flip'")
+        if self.kind == "human" and self.path is None:
+            raise ValueError("kind = 'human' needs path, a file of labels")
+        if self.map is not None and self.kind != "asymmetric":
+            raise ValueError("map belongs to kind = 'asymmetric'")
+        if self.map is not None and any(not key.isdecimal() or to < 0 for key, to in self.map.items()):
+            raise ValueError('map: classes are numbers from 0, as in {"2" = 7}')
+        return self
+
+
+class Model(Frozen):
+    """The network: an ordinary nn.Module."""
+
+    name: Annotated[str, _family(MODELS)] = Field(
+        "lenet-300-100", description="lenet-300-100 | mlp (widths) | small-cnn (channels) | module:function"
+    )
+    kwargs: dict[str, Any] = Field({}, description="arguments of the model, such as widths = [300, 100]")
+
+
+class Recipe(Frozen):
+    """How one level is trained."""
+
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd: coupled weight decay; adamw: decoupled")
+    lr: float = Field(0.1, gt=0, description="learning rate")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(0.0, ge=0, description="on all parameters")
+    batch_size: int = Field(128, ge=1, description="examples per step")
+    epochs: int = Field(200, ge=1, description="length of the schedule of every level")
+    schedule: Literal["constant", "step", "cosine"] = Field("constant", description="of the learning rate")
+    milestones: tuple[int, ...] = Field((), strict=False, description="step: epochs at which the rate falls")
+    factor: float = Field(0.1, gt=0, le=1, description="step: by which it falls")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("schedule = 'step' and milestones = [...] belong together")
+        if any(m < 1 or m >= self.epochs for m in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: rising epochs between 1 and {self.epochs - 1}")
+        if self.optimizer == "adamw" and self.momentum:
+            raise ValueError("momentum belongs to optimizer = 'sgd'")
+        return self
+
+
+class Pruning(Frozen):
+    """Which weights go, and how fast."""
+
+    criterion: Annotated[str, _family(CRITERIA)] = Field(
+        "magnitude", description="magnitude |w| | gradient |dL/dw * w| | random U(0,1) | module:function"
+    )
+    fraction: float = Field(0.2, gt=0, lt=1, description="share of the remaining weights removed per level")
+    levels: int = Field(24, ge=0, description="number of pruning rounds; level 0 is dense, so levels + 1 trainings")
+    scope: Literal["global", "layer"] = Field("global", description="compare scores across the network or per layer")
+    ladder: Literal["iterative", "one-shot"] = Field(
+        "iterative", description="iterative: score the level before; one-shot: always score the dense network"
+    )
+    include: tuple[str, ...] = Field(("*",), strict=False, description="module names whose weights may be pruned (* and ?)")
+    exclude: tuple[str, ...] = Field((), strict=False, description="module names that are never pruned, such as 'output'")
+    batches: int = Field(1, ge=1, description="gradient: batches averaged (He et al.: 1)")
+    score_mode: Literal["eval", "train"] = Field("eval", description="gradient: mode of the network while scoring")
+    count_ignored: bool = Field(
+        False, description="count excluded weights in fraction and sparsity, as He et al.'s code does for LeNet"
+    )
+
+
+class Restart(Frozen):
+    """Which weights, and which point of the schedule, the next level begins from."""
+
+    mode: Literal["rewind", "finetune", "lr-rewind", "scratch", "re-init"] = Field(
+        "rewind",
+        description="rewind: weights and schedule of iteration `to`; finetune: final weights, constant rate; lr-rewind: "
+        "final weights, schedule from `to`; scratch: a new start every level; re-init: masks of the rewind ladder, new start",
+    )
+    to: str = Field("0it", pattern=r"^(0|[1-9]\d*)(it|ep)$", description="'1000it' or '2ep' into the dense level")
+    lr: float | None = Field(None, gt=0, description="finetune: learning rate; default: the last of the schedule")
+    start_at: Literal["start", "rewind"] = Field("start", description="re-init: begin the schedule at 0 or at `to`")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Restart:
+        if self.lr is not None and self.mode != "finetune":
+            raise ValueError("lr belongs to mode = 'finetune'")
+        if self.start_at != "start" and self.mode != "re-init":
+            raise ValueError("start_at belongs to mode = 're-init'")
+        return self
+
+    def iteration(self, steps_per_epoch: int) -> int:
+        """`to` as a count of optimiser steps."""
+        count, unit = int(self.to[:-2]), self.to[-2:]
+        return count if unit == "it" else count * steps_per_epoch
+
+
+class Antidote(Frozen):
+    """What changes the objective to remove the dip."""
+
+    kind: Literal["none"] = Field("none", description="none: cross-entropy alone")
+
+
+class Trial(Frozen):
+    """One network down the ladder of sparsities.
+
+    >>> Trial(seed=3).digest() == Trial(seed=3).digest() != Trial(seed=4).digest()
+    True
+    """
+
+    data: Data = Data()
+    noise: Noise = Noise()
+    model: Model = Model()
+    recipe: Recipe = Recipe()
+    pruning: Pruning = Pruning()
+    restart: Restart = Restart()
+    antidote: Antidote = Antidote()
+    seed: int = Field(0, ge=0, description="seed of the replicate: weights, order, noise, scores")
+
+    def canonical(self) -> dict[str, Any]:
+        """Every field that decides a result, as JSON values."""
+        fields: dict[str, Any] = self.model_dump(mode="json")
+        if self.data.source in VERIFIED_SOURCES:
+            fields["data"]["path"] = None
+        return fields
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON: the trial's name in the store."""
+        return hashlib.sha256(canonical_json(self.canonical())).hexdigest()[:16]
+
+    def flat(self) -> dict[str, Any]:
+        """The fields as one row of dotted names: {"noise.rate": 0.2, ...}."""
+        row: dict[str, Any] = {}
+        for section, value in self.canonical().items():
+            row |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
+        return row
+
+    def source_trial(self) -> Trial | None:
+        """The trial whose ladder must be finished first: re-init takes its masks from the rewind ladder."""
+        if self.restart.mode != "re-init":
+            return None
+        return self.model_copy(update={"restart": Restart(mode="rewind", to=self.restart.to)})
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a value: sorted keys, no spaces, shortest floats, no NaN.
+
+    >>> canonical_json({"b": 1.0, "a": [None, True]})
+    b'{"a":[null,true],"b":1.0}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def remaining_weights(prunable: int, fraction: float, levels: int, ignored: int = 0) -> list[int]:
+    """Weights left at levels 0..levels: each round removes round(fraction * remaining), as torch.nn.utils.prune does.
+
+    `ignored` weights are never pruned but counted in the fraction (`count_ignored`, He et al.'s arithmetic).
+    The list is shorter than levels + 1 where nothing is left to remove.
+
+    >>> remaining_weights(10, 0.2, 3)
+    [10, 8, 6, 5]
+    """
+    counts = [prunable]
+    for _ in range(levels):
+        remove = round(fraction * (counts[-1] + ignored))
+        if remove < 1 or remove >= counts[-1]:
+            break
+        counts.append(counts[-1] - remove)
+    return counts
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Optimiser steps of one epoch; the last batch may be short."""
+    return math.ceil(examples / batch_size)
