@@ -1,30 +1,32 @@
 """What a source gives, and what everything else works with."""
 
+# N examples, C channels, H height, W width.
+
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, device
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a source gives, as it lies on disk: not split, not normalised.
+    """What a source gives, as it lies on disk: not checked, not split, not normalised.
 
-    inputs: [N, ...] any real dtype (images as [N, H, W] or [N, C, H, W]); labels: [N] integers 0..K-1.
-    truth: the true labels of the training examples, where they are known to differ from `labels`.
+    inputs: [N, ...] any real dtype (images as [N, H, W] or [N, C, H, W]); labels: [N] integers 0..K-1, or names.
+    truth: the true labels of the training examples, where they are known.
     test_*: None where the source has no test set of its own (one is then split off).
-    mean, deviation: the constants for normalise = "default"; None: take the training split's.
+    classes: names of the classes 0..K-1. mean, deviation: the constants for normalise = "default", on the scale [0, 1]
+    for uint8 images; None: take the training split's.
     """
 
     inputs: NDArray[np.generic]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.generic]
     test_inputs: NDArray[np.generic] | None = None
-    test_labels: NDArray[np.int64] | None = None
-    truth: NDArray[np.int64] | None = None
+    test_labels: NDArray[np.generic] | None = None
+    truth: NDArray[np.generic] | None = None
     classes: tuple[str, ...] | None = None
     mean: float | None = None
     deviation: float | None = None
@@ -48,16 +50,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Split:
-        """The same examples on `device`."""
-        return Split(*(getattr(self, f).to(device) for f in ("inputs", "labels", "truth", "permuted", "index")))
+    def to(self, where: device) -> Split:
+        """The same examples on another device."""
+        return Split(*(getattr(self, f.name).to(where) for f in fields(self)))
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Training, validation (None where validation = 0) and test examples; test labels are always clean.
 
-    fingerprint: SHA-256 of the content of the source, before splitting.
+    fingerprint: SHA-256 of the content of the source, before splitting; examples: size of the source's training set,
+    into which `Split.index` points (None: not known, as for a data set made by hand).
     """
 
     train: Split
@@ -65,13 +68,15 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     fingerprint: str
+    examples: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return tuple(self.train.inputs.shape[1:])
 
-    def to(self, device: torch.device) -> Dataset:
-        """The same data on `device`."""
-        validation = self.validation.to(device) if self.validation is not None else None
-        return Dataset(self.train.to(device), validation, self.test.to(device), self.classes, self.fingerprint)
+    def to(self, where: device) -> Dataset:
+        """The same data on another device."""
+        validation = self.validation.to(where) if self.validation is not None else None
+        train, test = self.train.to(where), self.test.to(where)
+        return Dataset(train, validation, test, self.classes, self.fingerprint, self.examples)

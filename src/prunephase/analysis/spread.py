@@ -1,0 +1,104 @@
+"""Spread: how seeds scatter about their mean, and curves drawn that scatter alike."""
+
+# B draws, S seeds, L levels.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+PRIOR = 4.0  # degrees of freedom lent by the neighbouring levels to a level's own variance
+REACH = 2  # neighbours on each side that lend them
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Seeds in short. mean, variance (of one seed, its offset removed): [..., L]; residuals: [..., S, L], 0 where missing."""
+
+    mean: Floats
+    variance: Floats
+    residuals: Floats
+
+
+def summarise(values: Floats, there: Bools) -> Summary:
+    """Mean and variance by level, after removing what a seed adds to all its levels alike. [..., S, L], [S, L].
+
+    A seed's offset moves its whole curve and so says nothing of its shape. Missing cells (`there` is False) are left
+    out; offsets are estimated from the cells that are there, so that a gap in a good seed does not look like a dip.
+    A level's variance is pulled towards that of its neighbours (`PRIOR`, `REACH`), as in Smyth (2004).
+    """
+    seeds, levels = there.shape
+    filled = np.where(there, values, 0.0)
+    count = there.sum(axis=0)
+    cells = there.sum(axis=1)
+    mean = filled.sum(axis=-2) / count
+    offset = np.zeros((*values.shape[:-1], 1))
+    for _ in range(1 if there.all() else 20):
+        offset = (np.where(there, filled - mean[..., None, :], 0.0).sum(axis=-1) / cells)[..., None]
+        mean = np.where(there, filled - offset, 0.0).sum(axis=-2) / count
+    residuals = np.where(there, filled - mean[..., None, :] - offset, 0.0)
+    if seeds < 2:
+        return Summary(mean, np.zeros_like(mean), residuals)
+    # the offsets take one degree of freedom per seed, spread evenly over its levels
+    freedom = np.maximum(count - 1, 0) * (1 - 1 / levels)
+    squares = (residuals**2).sum(axis=-2)
+    near = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels))) <= REACH
+    local = (squares @ near) / np.maximum(near @ freedom, 1e-12)
+    variance = (squares + PRIOR * local) / (freedom + PRIOR)
+    overall = squares.sum(axis=-1, keepdims=True) / freedom.sum()
+    return Summary(mean, np.maximum(variance, 1e-4 * overall), residuals)
+
+
+def correlation(summary: Summary, there: Bools) -> Floats:
+    """Correlation between levels of one seed's scatter, up to an offset. [L, L].
+
+    From the variogram of standardised residuals, which an offset of a seed cannot bend: half the mean squared difference
+    of cells h levels apart, fitted by a nugget and an exponential, a + b (1 - r^h).
+    """
+    seeds, levels = there.shape
+    deviation = np.sqrt(summary.variance * (seeds - 1) / seeds)
+    scaled = summary.residuals / deviation
+    lags = np.arange(1, max(2, min(levels - 1, levels // 2) + 1))
+    gamma, pairs = np.zeros(len(lags)), np.zeros(len(lags))
+    for i, lag in enumerate(lags):
+        both = there[:, lag:] & there[:, :-lag]
+        pairs[i] = both.sum()
+        if pairs[i]:
+            gamma[i] = np.sum(np.where(both, scaled[:, lag:] - scaled[:, :-lag], 0.0) ** 2) / 2 / pairs[i]
+    best = (np.inf, 1.0, 0.0, 0.5)
+    for r in np.arange(0.2, 0.99, 0.03):
+        rise = 1 - r**lags
+        for nugget, sill in _two_nonnegative(np.ones(len(lags)), rise, gamma, pairs):
+            error = float(np.sum(pairs * (gamma - nugget - sill * rise) ** 2))
+            if error < best[0] - 1e-12:
+                best = (error, nugget, sill, float(r))
+    _, nugget, sill, r = best
+    apart = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels)))
+    matrix: Floats = sill * r**apart + nugget * np.eye(levels)
+    return matrix if nugget + sill > 0 else np.eye(levels)
+
+
+def _two_nonnegative(x: Floats, z: Floats, y: Floats, weights: Floats) -> list[tuple[float, float]]:
+    """Candidates for the least-squares a, b >= 0 of y = a x + b z: the interior solution and both edges."""
+    xx, xz, zz = np.sum(weights * x * x), np.sum(weights * x * z), np.sum(weights * z * z)
+    xy, zy = np.sum(weights * x * y), np.sum(weights * z * y)
+    candidates = [(max(0.0, xy / xx), 0.0), (0.0, max(0.0, zy / zz))]
+    determinant = xx * zz - xz * xz
+    if determinant > 1e-12 * xx * zz:
+        a, b = (zz * xy - xz * zy) / determinant, (xx * zy - xz * xy) / determinant
+        if a >= 0 and b >= 0:
+            candidates.append((a, b))
+    return [(float(a), float(b)) for a, b in candidates]
+
+
+def draw(
+    truth: Floats, variance: Floats, correlated: Floats, seeds: int, draws: int, generator: np.random.Generator
+) -> Floats:
+    """Gaussian curves about `truth` with this spread. [L] -> [B, S, L]."""
+    root = np.linalg.cholesky(correlated + 1e-9 * np.eye(len(truth))) * np.sqrt(variance)[:, None]
+    return truth + generator.standard_normal((draws, seeds, len(truth))) @ root.T

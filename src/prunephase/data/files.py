@@ -1,0 +1,167 @@
+"""Files of numbers: npz archives, csv and parquet tables, and files of labels."""
+
+# N examples, F features.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prunephase import trial
+from prunephase.data.types import Arrays
+from prunephase.errors import UserError, nearest
+
+TABLES: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".csv": lambda path: pl.read_csv(path, infer_schema_length=None),
+    ".parquet": lambda path: pl.read_parquet(path, glob=False),
+}
+
+
+def npz(spec: trial.Data, _home: Path | None) -> Arrays:
+    """Arrays x_train, y_train (or x, y) and, where there are any, x_test, y_test and y_clean (true training labels)."""
+    path = existing(spec)
+    return from_names(read_npz(path, f"data.path = '{path}'"), f"data.path = '{path}'")
+
+
+def table(spec: trial.Data, _home: Path | None) -> Arrays:
+    """One csv or parquet file, or a folder with train.csv and perhaps test.csv (or .parquet): one row per example.
+
+    Column `spec.label` holds the label, `spec.truth` (where named) the true one, every other column is a feature.
+    """
+    path = existing(spec)
+    test = None
+    if path.is_dir():
+        found = {
+            name: next((p for end in TABLES if (p := path / f"{name}{end}").is_file()), None)
+            for name in ("train", "test")
+        }
+        if found["train"] is None:
+            raise UserError(f"data.path = '{path}': holds neither train.csv nor train.parquet; name a file or add one")
+        path, test = found["train"], found["test"]
+    inputs, labels, truth, features = _rows(path, spec, None)
+    if test is None:
+        return Arrays(inputs, labels, truth=truth)
+    test_inputs, test_labels, test_truth, _ = _rows(test, spec, features)
+    return Arrays(inputs, labels, test_inputs, test_labels if test_truth is None else test_truth, truth)
+
+
+def existing(spec: trial.Data) -> Path:
+    """The path that a source needs."""
+    if spec.path is None:
+        raise UserError(f"data.source = '{spec.source}': needs data.path, the place of your data")
+    if not (path := Path(spec.path)).exists():
+        raise UserError(f"data.path = '{spec.path}': no such file or folder; paths start where you run prunephase")
+    return path
+
+
+def from_names(arrays: Mapping[str, Any], say: str) -> Arrays:
+    """Arrays by their customary names, as `npz` describes them; `say` begins the error."""
+    names = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
+    for name in names:
+        if name not in arrays:
+            raise UserError(f"{say}: holds {', '.join(arrays) or 'nothing'}; expected x_train and y_train (or x and y)")
+    tests = (arrays.get("x_test"), arrays.get("y_test"))
+    return Arrays(arrays[names[0]], arrays[names[1]], *tests, truth=arrays.get("y_clean"))
+
+
+def read_npz(path: Path, say: str) -> dict[str, NDArray[np.generic]]:
+    """The arrays of an npz archive; none that would need unpickling. `say` begins the error."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as problem:  # a damaged archive fails in as many ways as zip, zlib and numpy know
+        raise UserError(
+            f"{say}: is not an npz archive of plain arrays ({_line(problem)}); save it with np.savez"
+        ) from None
+
+
+def read_table(path: Path, say: str) -> pl.DataFrame:
+    """A csv or parquet file; `say` begins the error."""
+    if path.suffix not in TABLES:
+        raise UserError(f"{say}: '{path.suffix}' is neither .csv nor .parquet; name a table")
+    try:
+        return TABLES[path.suffix](path)
+    except (pl.exceptions.PolarsError, OSError) as problem:
+        raise UserError(
+            f"{say}: is not a {path.suffix[1:]} table ({_line(problem)}); mend or export it again"
+        ) from None
+
+
+def read_labels(path: Path, key: str | None, say: str) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    """Labels [N] from npz (array `key`), npy, csv or parquet (column `key`) or txt (one per line), and the array
+    `clean_label` where an npz holds one. `say` begins the error."""
+    if not path.is_file() or path.suffix not in (".npz", ".npy", ".txt", *TABLES):
+        problem = f"'{path.suffix}' is no file of labels" if path.is_file() else "no such file"
+        raise UserError(f"{say}: {problem}; give the labels as npz, npy, csv, parquet or txt")
+    if path.suffix in (".npy", ".txt"):
+        try:
+            return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1), None
+        except Exception as fault:  # as for read_npz
+            raise UserError(
+                f"{say}: is not a {path.suffix[1:]} file of labels ({_line(fault)}); write it again"
+            ) from None
+    if path.suffix == ".npz":
+        found = read_npz(path, say)
+        return found[_key(key, [name for name in found if name != "clean_label"], say)], found.get("clean_label")
+    frame = read_table(path, say)
+    return _column(frame, _key(key, frame.columns, say), say), None
+
+
+def _key(key: str | None, names: list[str], say: str) -> str:
+    if key is None and len(names) != 1:
+        raise UserError(f"{say}: holds {', '.join(names) or 'nothing'}; say which with noise.key")
+    if key is not None and key not in names:
+        raise UserError(f"{say}: holds no '{key}'; {nearest(key, names)}")
+    return key or names[0]
+
+
+def _rows(
+    path: Path, spec: trial.Data, features: list[str] | None
+) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.generic] | None, list[str]]:
+    """Inputs [N, F], labels, true labels and the names of the features; those of the training table, where given."""
+    say = f"data.path = '{path}'"
+    frame = read_table(path, say)
+    special = [spec.label] + (
+        [spec.truth] if spec.truth is not None and (features is None or spec.truth in frame) else []
+    )
+    for field, column in zip(("label", "truth"), special, strict=False):
+        if column not in frame.columns:
+            raise UserError(
+                f"data.{field} = '{column}': no such column in {path.name}; {nearest(column, frame.columns)}"
+            )
+    names = [column for column in frame.columns if column not in special]
+    if features is not None and set(names) != set(features):
+        odd = ", ".join(sorted(set(names) ^ set(features)))
+        raise UserError(f"{say}: its columns differ from those of the training table ({odd}); make them alike")
+    features = features or names
+    if not features:
+        raise UserError(f"{say}: has no column but the labels; expected numeric features")
+    for column in features:
+        if not (kind := frame.schema[column]).is_numeric():
+            raise UserError(f"{say}: column '{column}' is {kind}, not numeric; drop it or encode it as numbers")
+    inputs = frame.select(pl.col(features).cast(pl.Float64)).to_numpy()
+    if not (finite := np.isfinite(inputs)).all():
+        row, column_index = np.argwhere(~finite)[0]
+        raise UserError(f"{say}: column '{features[column_index]}' is empty, NaN or Inf in row {row}; drop or fill it")
+    labels = [_column(frame, column, say) for column in special]
+    return inputs, labels[0], labels[1] if len(labels) > 1 else None, features
+
+
+def _column(frame: pl.DataFrame, name: str, say: str) -> NDArray[np.generic]:
+    column = frame[name]
+    if column.null_count():
+        raise UserError(f"{say}: column '{name}' is empty in row {column.is_null().arg_max()}; drop or label that row")
+    if column.dtype.is_numeric():
+        return column.to_numpy()
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Boolean):
+        raise UserError(f"{say}: column '{name}' is {column.dtype}; expected labels as whole numbers or names")
+    return np.array(column.cast(pl.String).to_list(), dtype=str)
+
+
+def _line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:120]

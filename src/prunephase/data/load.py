@@ -1,0 +1,175 @@
+"""Loading: from a source to three splits of normalised tensors."""
+
+# N examples, F features, C channels, H height, W width.
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prunephase import streams, trial
+from prunephase.data.check import Checked, check
+from prunephase.data.custom import custom
+from prunephase.data.files import npz, table
+from prunephase.data.images import folder
+from prunephase.data.mnist import mnist
+from prunephase.data.types import Arrays, Dataset, Split
+from prunephase.errors import UserError
+
+CHUNK = 4096  # examples converted at once, so that no second copy of the data in float64 ever exists
+
+
+def digits(_spec: trial.Data, _home: Path | None) -> Arrays:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, grey levels 0..16 scaled to [0, 1]."""
+    from sklearn.datasets import load_digits  # costs most of a second, and only this source needs it
+
+    found = load_digits()
+    return Arrays(inputs=(found.images / 16).astype(np.float32), labels=found.target)
+
+
+SOURCES: dict[str, Callable[[trial.Data, Path | None], Arrays]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "npz": npz,
+    "table": table,
+    "folder": folder,
+}
+
+
+def load(spec: trial.Data, plugins: Collection[str] = (), home: Path | None = None) -> Dataset:
+    """Fetch, check, split and normalise the examples that `spec` names.
+
+    >>> data = load(trial.Data(source="digits", train=1000))
+    >>> len(data.train), len(data.validation), len(data.test), data.input_shape
+    (1000, 144, 359, (1, 8, 8))
+
+    A source without a test set gives up round(test * N) examples for one; of the M that remain, round(validation * M)
+    are held out; `train` is the exact number of the rest that are used (None: all). The draws are plain random
+    permutations that depend on `spec.seed` alone, so the test and validation examples stay the same when `train`
+    changes, and a smaller training set lies within a larger one. Images of uint8 become [0, 1], and [N, H, W] becomes
+    [N, 1, H, W]. normalise = "train" subtracts the mean and divides by the deviation of the training split: one pair
+    for [N, H, W], one per channel for [N, C, H, W], one per feature for [N, F].
+    `plugins` holds the modules a source `module:function` may come from; `home` is the folder searched for known data
+    sets (default: PRUNEPHASE_DATA). Raises UserError for data that cannot be used.
+    """
+    known = os.environ.get("PRUNEPHASE_DATA")
+    home = home or (Path(known) if known else None)
+    arrays = SOURCES[spec.source](spec, home) if spec.source in SOURCES else custom(spec, plugins)
+    checked = check(arrays, spec.source)
+    training, validation, held_out = _places(spec, len(checked.labels), checked.test_labels is not None)
+    _all_classes(checked, training)
+
+    shift, scale = _constants(spec, arrays, checked.inputs, training)
+    truth = checked.truth if checked.truth is not None else checked.labels
+
+    def split(
+        inputs: NDArray[np.generic], labels: NDArray[np.int64], truth: NDArray[np.int64], at: NDArray[np.int64]
+    ) -> Split:
+        fields = labels[at], truth[at], labels[at] != truth[at], at
+        return Split(_tensor(inputs, at, shift, scale), *(torch.from_numpy(field) for field in fields))
+
+    if checked.test_inputs is not None and checked.test_labels is not None:
+        labels = checked.test_labels
+        test = split(checked.test_inputs, labels, labels, np.arange(len(labels)))
+    else:
+        test = split(checked.inputs, truth, truth, held_out)
+    return Dataset(
+        train=split(checked.inputs, checked.labels, truth, training),
+        validation=split(checked.inputs, checked.labels, truth, validation) if len(validation) else None,
+        test=test,
+        classes=checked.classes,
+        fingerprint=_fingerprint(checked),
+        examples=len(checked.labels),
+    )
+
+
+def _places(
+    spec: trial.Data, examples: int, has_test: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Places of the training, validation and test examples in the source's training set, each rising."""
+    pool = np.arange(examples)
+    tested = 0 if has_test else round(spec.test * examples)
+    if not has_test:
+        pool = streams.generator(spec.seed, "split", "test").permutation(pool)
+    test, pool = pool[:tested], np.sort(pool[tested:])
+    pool = streams.generator(spec.seed, "split", "validation").permutation(pool)
+    held = round(spec.validation * len(pool))
+    validation, rest = pool[:held], pool[held:]
+    if spec.train is not None and spec.train > len(rest):
+        raise UserError(
+            f"data.train = {spec.train}: only {len(rest)} of {examples} examples are left for training "
+            f"({tested} go to test, {held} to validation); lower train or validation"
+        )
+    training = rest[: spec.train]
+    sizes = {"training": len(training), "validation": held, "test": len(test)}
+    needed = {"training": True, "validation": spec.validation > 0, "test": not has_test}
+    for name, size in sizes.items():
+        if needed[name] and size < 2:
+            raise UserError(
+                f"data: the {name} split has {size} example(s) of {examples}; expected at least 2; give more data or "
+                f"other shares (train = {spec.train}, validation = {spec.validation}, test = {spec.test})"
+            )
+    return np.sort(training), np.sort(validation), np.sort(test)
+
+
+def _all_classes(checked: Checked, training: NDArray[np.int64]) -> None:
+    counts = np.bincount(checked.labels[training], minlength=len(checked.classes))
+    if not counts.all():
+        name, listing = checked.classes[int(counts.argmin())], ", ".join(str(c) for c in counts[:50])
+        raise UserError(
+            f"data: class '{name}' has no example in the training split (counts by class: {listing}); raise train or "
+            f"change data.seed"
+        )
+
+
+def _constants(
+    spec: trial.Data, arrays: Arrays, inputs: NDArray[np.generic], training: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What to subtract and what to divide by, in the units of the source; shapes broadcast against the inputs."""
+    unit = 255.0 if inputs.dtype == np.uint8 and inputs.ndim > 2 else 1.0
+    if spec.normalise == "none":
+        return np.float64(0.0).reshape(1), np.float64(unit).reshape(1)
+    if spec.normalise == "default" and arrays.mean is not None and arrays.deviation is not None:
+        return np.array([arrays.mean * unit]), np.array([arrays.deviation * unit])
+    axes = tuple(axis for axis in range(inputs.ndim) if axis != 1 or inputs.ndim == 3)
+    size = len(training) * np.prod([inputs.shape[axis] for axis in axes[1:]])
+    chunks = [training[start : start + CHUNK] for start in range(0, len(training), CHUNK)]
+    mean = sum(inputs[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / size
+    variance = (
+        sum(np.square(inputs[chunk].astype(np.float64) - mean).sum(axes, keepdims=True) for chunk in chunks) / size
+    )
+    deviation = np.sqrt(variance)
+    # Rounding leaves a constant feature a tiny deviation, which would blow up the noise of its mean.
+    constant = deviation <= 1e-12 * np.abs(mean)
+    return mean, np.where(constant, unit, deviation)
+
+
+def _tensor(
+    inputs: NDArray[np.generic], places: NDArray[np.int64], shift: NDArray[np.float64], scale: NDArray[np.float64]
+) -> torch.Tensor:
+    shape = inputs.shape[1:] if inputs.ndim != 3 else (1, *inputs.shape[1:])
+    result = np.empty((len(places), *inputs.shape[1:]), np.float32)
+    for start in range(0, len(places), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        with np.errstate(over="ignore"):  # found below
+            result[chunk] = (inputs[places[chunk]].astype(np.float64) - shift) / scale
+    if inputs.dtype.kind == "f" and not np.isfinite(result).all():
+        raise UserError("data: inputs are too large for float32 after normalisation; rescale them")
+    return torch.from_numpy(result).reshape(len(places), *shape)
+
+
+def _fingerprint(checked: Checked) -> str:
+    """SHA-256 over dtype, shape and bytes of every array, in a fixed order."""
+    digest = hashlib.sha256()
+    for name in ("inputs", "labels", "truth", "test_inputs", "test_labels"):
+        array = getattr(checked, name)
+        if array is not None:
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""This machine: one process per core, one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from prunephase.errors import Exit, PrunephaseError, UserError
+from prunephase.trial import Trial
+
+ATTEMPTS = 3  # a trial whose worker dies is begun again, at its last sealed level, this often in all
+PATIENCE = 5.0  # seconds a worker gets to end by itself before it is killed
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of one trial. problem: None, or one line; code: what the command line would exit with; trace: for a bug of ours."""
+
+    problem: str | None = None
+    code: int = Exit.OK
+    trace: str = ""
+
+
+Work = Callable[[Trial], Iterable[Any]]
+
+
+def map(work: Work, trials: Sequence[Trial], workers: int = 1) -> Iterator[tuple[Trial, Any]]:
+    """Run `work(trial)` for every trial on `workers` processes; see the package for what is yielded.
+
+    A trial that raises does not stop the others. A worker that dies (killed, out of memory) is replaced. Closing the
+    iterator ends all workers; they also end by themselves when this process dies. With one worker everything happens
+    in this process.
+    """
+    if workers <= 1:
+        with _one_thread():
+            for trial in trials:
+                for event in _events(work, trial):
+                    yield trial, event
+        return
+    _check_portable(work)
+    waiting = deque((trial, 1) for trial in trials)
+    pool: list[_Worker] = []
+    try:
+        while waiting or any(w.job for w in pool):
+            while waiting and len(pool) < workers and len([w for w in pool if not w.job]) == 0:
+                pool.append(_start(work))
+            for worker in pool:
+                if waiting and worker.job is None:
+                    worker.job = waiting.popleft()
+                    worker.pipe.send(worker.job[0])
+            for ready in wait([w.pipe for w in pool if w.job]):
+                worker = next(w for w in pool if w.pipe is ready)
+                assert worker.job is not None
+                trial, attempt = worker.job
+                try:
+                    event = worker.pipe.recv()
+                except (EOFError, OSError):
+                    pool.remove(worker)
+                    code = worker.end()
+                    if attempt < ATTEMPTS:
+                        waiting.append((trial, attempt + 1))
+                    else:
+                        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+                        problem = f"its worker died {ATTEMPTS} times ({how}; out of memory?)"
+                        yield trial, Finished(problem, Exit.PARTIAL)
+                    continue
+                if isinstance(event, Finished):
+                    worker.job = None
+                yield trial, event
+    finally:
+        for worker in pool:
+            worker.process.terminate()
+        for worker in pool:
+            worker.end()
+
+
+def default_workers() -> int:
+    """One per core this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    job: tuple[Trial, int] | None = field(default=None)
+
+    def end(self) -> int | None:
+        self.pipe.close()
+        self.process.join(PATIENCE)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode
+
+
+def _start(work: Work) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+    # Ctrl-C reaches the whole process group; the parent answers it, children must not even at import time.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        process.start()
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _serve(work: Work, pipe: Connection) -> None:
+    """A worker's life: trials in, events out, until the parent closes the pipe or dies."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with _one_thread():
+        try:
+            while True:
+                trial = pipe.recv()
+                for event in _events(work, trial):
+                    pipe.send(event)
+        except (EOFError, OSError):
+            return
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: more would fight over the core, and change the last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _events(work: Work, trial: Trial) -> Iterator[Any]:
+    try:
+        yield from work(trial)
+    except PrunephaseError as problem:
+        yield Finished(str(problem), problem.code)
+    except Exception as problem:
+        text = " ".join(f"{type(problem).__name__}: {problem}".split())
+        yield Finished(text, Exit.BUG, traceback.format_exc())
+    else:
+        yield Finished()
+
+
+def _check_portable(work: Work) -> None:
+    """Say before anything is queued what a worker process could not be sent."""
+    import pickle  # only to find out; what multiprocessing sends between our own processes is never stored
+
+    try:
+        pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        raise UserError(f"cannot be sent to worker processes: {problem}; define it in a module, or use one worker") from None

@@ -1,0 +1,67 @@
+"""Loss and accuracy, on every split and on the subsets that tell memorising from learning."""
+
+# N examples, K classes.
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from prunephase.data import Dataset, Split
+
+BATCH = 1000  # part of the numbers: another batch size rounds differently
+METRICS = (
+    *("train_loss", "train_accuracy", "permuted_accuracy", "unpermuted_accuracy", "restored_accuracy"),
+    *("validation_loss", "validation_accuracy", "test_loss", "test_accuracy"),
+)
+
+
+def evaluate(network: nn.Module, data: Dataset) -> dict[str, float | None]:
+    """Mean cross-entropy and accuracy, in evaluation mode; {name: value}, None where a subset is empty.
+
+    train: against the labels trained on. Stephenson et al. 2021, He et al. 2022: permuted, the examples whose label was
+    drawn anew, against that label (high means rote memory); unpermuted, those never selected; restored, the permuted
+    examples against their true labels (high means robust). validation: with noise; test: clean.
+    """
+    was_training = network.training
+    network.eval()
+    train_loss, train_guess = _guesses(network, data.train)
+    test_loss, test_guess = _guesses(network, data.test)
+    train, permuted = data.train, data.train.permuted
+    given, true = train_guess == train.labels, train_guess == train.truth
+    values = {
+        "train_loss": train_loss,
+        "train_accuracy": _share(given),
+        "permuted_accuracy": _share(given[permuted]),
+        "unpermuted_accuracy": _share(given[~permuted]),
+        "restored_accuracy": _share(true[permuted]),
+        "validation_loss": None,
+        "validation_accuracy": None,
+        "test_loss": test_loss,
+        "test_accuracy": _share(test_guess == data.test.labels),
+    }
+    if data.validation is not None:
+        values["validation_loss"], guess = _guesses(network, data.validation)
+        values["validation_accuracy"] = _share(guess == data.validation.labels)
+    network.train(was_training)
+    return values
+
+
+@torch.no_grad()
+def _guesses(network: nn.Module, split: Split) -> tuple[float | None, Tensor]:
+    """Mean loss (None where it is not finite) and the predicted classes, [N]."""
+    total = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    guesses = []
+    for inputs, labels in zip(split.inputs.split(BATCH), split.labels.split(BATCH), strict=True):
+        logits = network(inputs)
+        total += cross_entropy(logits, labels, reduction="sum")
+        guesses.append(logits.argmax(1))
+    loss = total.item() / len(split)
+    return (loss if math.isfinite(loss) else None), torch.cat(guesses)
+
+
+def _share(hits: Tensor) -> float | None:
+    return hits.sum().item() / len(hits) if len(hits) else None

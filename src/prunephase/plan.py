@@ -1,0 +1,104 @@
+"""Plans: what a study costs, before anything is spent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunephase.store import Store
+from prunephase.study import Study
+
+if TYPE_CHECKING:
+    from prunephase.ladder import Bench, Site
+
+PROBE_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is left to do and what it takes.
+
+    trainings: levels still to be trained, of `levels` in all. epochs: of those trainings. macs: multiply-accumulates of
+    forward and backward passes at dense cost, 3 x forward x examples (the papers' convention). bytes: on disk, at most.
+    core_seconds: on one core of this machine, from a probe of a few steps; seconds: with `workers` of them.
+    """
+
+    trials: int
+    levels: int
+    trainings: int
+    epochs: int
+    macs: float
+    bytes: int
+    core_seconds: float
+    workers: int
+    seconds: float
+
+
+def estimate(study: Study, site: Site, workers: int) -> Cost:
+    """The cost of what `study` still lacks in the store of `site`. Raises UserError where a trial cannot be trained."""
+    from prunephase.ladder import Bench
+
+    store, probes = Store(site.store), dict[str, _Probe]()
+    levels = trainings = epochs = size = 0
+    macs = core = longest = 0.0
+    for trial in study.trials:
+        kind = trial.model_copy(update={"seed": 0}).digest()
+        if kind not in probes:
+            bench = Bench(trial, site)
+            bench.check()
+            probes[kind] = _probe(bench)
+        probe, rungs = probes[kind], trial.pruning.levels + 1
+        missing = rungs - len(store.levels(trial.digest()))
+        own = missing * trial.recipe.epochs * probe.seconds_per_epoch
+        levels, trainings, epochs = levels + rungs, trainings + missing, epochs + missing * trial.recipe.epochs
+        macs += missing * trial.recipe.epochs * probe.macs_per_epoch
+        size += sum(probe.bytes_per_level[rungs - missing :])
+        core, longest = core + own, max(longest, own)
+    # A ladder cannot be split: more workers than trials do not help, and the longest one sets the floor.
+    seconds = max(core / max(1, min(workers, len(study.trials))), longest)
+    return Cost(len(study.trials), levels, trainings, epochs, macs, size, core, workers, seconds)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    seconds_per_epoch: float
+    macs_per_epoch: float
+    bytes_per_level: list[int]
+
+
+def _probe(bench: Bench) -> _Probe:
+    """Train a few steps and evaluate once, on one thread as a worker does."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from prunephase.engine import fit
+    from prunephase.measure import evaluate
+
+    network, train, recipe = bench.network(), bench.data.train, bench.trial.recipe
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(train.inputs[:1])
+    macs = 3 * counter.get_total_flops() / 2 * len(train)
+    steps = min(PROBE_STEPS, bench.steps)
+    moments = fit(network, train, recipe, seed=0, level=0, masks={}, pause_at=steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        evaluate(network, bench.data)  # once to warm up
+        start = time.perf_counter()
+        evaluate(network, bench.data)
+        middle = time.perf_counter()
+        next(moments)
+        end = time.perf_counter()
+    finally:
+        torch.set_num_threads(threads)
+    return _Probe((middle - start) + (end - middle) / steps * bench.steps, macs, _bytes(bench, network))
+
+
+def _bytes(bench: Bench, network: Any) -> list[int]:
+    """Bytes of each level's blobs and record, roughly: living weights, everything unprunable, a bit per prunable weight."""
+    state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    prunable = sum(bench.prunable[0].values())
+    record = 2_000 + 200 * bench.trial.recipe.epochs
+    per_level = [state - 4 * (prunable - sum(b.values())) + prunable // 8 + record for b in bench.budgets]
+    return [per_level[0] + 2 * state, *per_level[1:]]  # level 0 also keeps the initial and the rewind weights

@@ -1,0 +1,1 @@
+"""Published settings, one TOML file each; the first line says which."""

@@ -1,0 +1,149 @@
+"""Runs: which trials are missing, and everything that happens while they are trained."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunephase import execute, table
+from prunephase.errors import Exit, PrunephaseError
+from prunephase.store import Store
+from prunephase.study import Study
+from prunephase.trial import Trial
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from prunephase.ladder import Event
+
+
+@dataclass
+class Outcome:
+    """What became of a run. failed: {trial digest: one line}; diverged: digests; finished: all levels are there."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    codes: set[int] = field(default_factory=set)
+    diverged: set[str] = field(default_factory=set)
+    out_of_time: bool = False
+
+    @property
+    def code(self) -> int:
+        """The exit code: the gravest reason first."""
+        for grave in (Exit.STORAGE, Exit.INCOMPATIBLE, Exit.LOCKED):
+            if grave in self.codes:
+                return grave
+        return Exit.PARTIAL if self.failed or self.diverged or self.out_of_time else Exit.OK
+
+
+Observer = Callable[[Trial, "Event | execute.Finished"], None]
+
+
+def run(
+    trials: Iterable[Trial] | Study,
+    store: str | Path = "runs",
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
+    plugins: Collection[str] = (),
+) -> pl.DataFrame:
+    """Train what is missing of `trials` and give the level table: one row per trial and level.
+
+    workers: processes, one per core by default. plugins: top-level modules that trials may name as module:function.
+    Finished levels are never trained again; interrupted ones resume. Trials that fail or diverge leave the others alone
+    and keep the levels they finished: look at the table's `status`, or use `train` for the reasons.
+
+    Raises UserError before anything is written where a trial cannot be trained; LockedError, StorageError and
+    IncompatibleError where the run cannot go on.
+    """
+    study = trials if isinstance(trials, Study) else Study("study", tuple(trials))
+    outcome = train(study, store, workers=workers, device=device, plugins=plugins)
+    if outcome.code not in (Exit.OK, Exit.PARTIAL):
+        kinds = {c.code: c for c in PrunephaseError.__subclasses__()}
+        raise kinds[outcome.code]("; ".join(dict.fromkeys(outcome.failed.values())))
+    return table.levels(Store(store), study.trials)
+
+
+def train(
+    study: Study,
+    store: str | Path = "runs",
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
+    plugins: Collection[str] = (),
+    allow_numerics_change: bool = False,
+    seconds: float | None = None,
+    observe: Observer | None = None,
+) -> Outcome:
+    """Train what is missing, telling `observe` of every event; stops cleanly once `seconds` have passed."""
+    from prunephase.ladder import Site, descend  # imports torch
+
+    site = Site(Path(store), device, frozenset(plugins), allow_numerics_change)
+    check(study, site)
+    place, outcome = Store(store), Outcome()
+    deadline = None if seconds is None else time.monotonic() + seconds
+    count = workers if workers is not None else execute.default_workers()
+    with place.lock(f"study-{study.digest()}"):
+        place.sweep()
+        for wave in waves(study.trials):
+            todo = [t for t in wave if t.source_trial() is None or (t.source_trial() or t).digest() not in outcome.failed]
+            events = execute.map(partial(descend, site=site), todo, min(count, len(todo)))
+            for trial, event in events:
+                if isinstance(event, execute.Finished) and event.problem is not None:
+                    _note_failure(place, trial, event, outcome)
+                if getattr(event, "status", "ok") == "diverged":
+                    outcome.diverged.add(trial.digest())
+                if observe is not None:
+                    observe(trial, event)
+                if Exit.STORAGE in outcome.codes:
+                    _close(events)
+                    return outcome
+                if deadline is not None and time.monotonic() > deadline:
+                    _close(events)
+                    outcome.out_of_time = True
+                    return outcome
+    return outcome
+
+
+def check(study: Study, site: Any) -> None:
+    """Raise UserError where a trial of `study` cannot be trained; nothing is written.
+
+    Seeds share one check: what they change cannot make a trial impossible, except the draw of a tiny data set.
+    """
+    from prunephase.ladder import Bench
+
+    checked: set[str] = set()
+    for trial in study.trials:
+        kind = trial.model_copy(update={"seed": 0}).digest()
+        if kind not in checked:
+            checked.add(kind)
+            Bench(trial, site).check()
+
+
+def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials in the order in which they can run: those that others build on first."""
+    sources = {s.digest(): s for t in trials if (s := t.source_trial()) is not None}
+    first = {t.digest(): t for t in trials if t.source_trial() is None} | sources
+    second = [t for t in trials if t.source_trial() is not None]
+    return [list(first.values()), second] if second else [list(first.values())]
+
+
+def _note_failure(store: Store, trial: Trial, event: execute.Finished, outcome: Outcome) -> None:
+    text = event.problem or ""
+    if event.trace:
+        log = store.put_log(f"crash-{trial.digest()}-{os.getpid()}.txt", event.trace)
+        text += f" (traceback in {log})"
+    outcome.failed[trial.digest()] = text
+    outcome.codes.add(event.code)
+
+
+def _close(events: Iterator[Any]) -> None:
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()
+
+

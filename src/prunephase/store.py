@@ -1,0 +1,338 @@
+"""The store: sealed records and content-addressed blobs; the only module that writes results.
+
+    STORE/objects/ab/cdef...           blobs, named by the SHA-256 of their bytes
+    STORE/trials/DIGEST/trial.json     sealed: what the trial is, its data and its noise
+    STORE/trials/DIGEST/level-007.json sealed: what level 7 gave, and the seal of level 6
+    STORE/facts/DIGEST/level-007.json  not sealed: when, where and how long
+    STORE/quarantine/                  damaged files, set aside
+    STORE/locks/, STORE/tmp/, STORE/logs/
+
+A file appears under its name complete or not at all: written to tmp/, synced, renamed, its folder synced. Blobs first, then
+the record that names them. A level is done when a valid sealed record says so, never because a file exists.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from prunephase.errors import DamagedError, IncompatibleError, LockedError, StorageError
+from prunephase.trial import canonical_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sealed record: its fields, and the SHA-256 that seals them and by which the next record names it."""
+
+    body: dict[str, Any]
+    seal: str
+
+
+class Store:
+    """A folder of results. Reading never writes; everything written is synced before the call returns.
+
+    Raises StorageError where the disk refuses: full, read-only, failing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    # -- reading
+
+    def record(self, trial: str, level: int | None = None) -> Record | None:
+        """The record of a level (or of the trial itself), None where there is none. Raises DamagedError."""
+        path = self._record_path(trial, level)
+        data = _read(path)
+        return None if data is None else _unseal(data, path, {"trial": trial, "level": level})
+
+    def blob(self, digest: str) -> bytes:
+        """The bytes named `digest`. Raises DamagedError where they are missing or altered."""
+        path = self._blob_path(digest)
+        data = _read(path)
+        if data is None:
+            raise DamagedError(f"{path}: missing")
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DamagedError(f"{path}: content does not match its name")
+        return data
+
+    def levels(self, trial: str) -> list[Record]:
+        """The unbroken chain of level records from level 0 on; it ends before a missing, damaged or foreign record."""
+        try:
+            parent = self.record(trial)
+        except DamagedError:
+            parent = None
+        chain: list[Record] = []
+        while parent is not None:
+            try:
+                found = self.record(trial, len(chain))
+            except DamagedError:
+                break
+            if found is None or found.body["parent"] != parent.seal:
+                break
+            chain.append(found)
+            parent = found
+        return chain
+
+    def facts(self, trial: str, level: int) -> dict[str, Any]:
+        """When, where and how long a level ran; empty where unknown."""
+        try:
+            found = json.loads(_read(self.folder / "facts" / trial / _level_name(level)) or b"{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def trials(self) -> list[str]:
+        """Digests of all trials that have begun."""
+        folder = self.folder / "trials"
+        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+    def damages(self) -> list[str]:
+        """Every seal and every blob re-checked: one line per damaged, missing or foreign file."""
+        lines, named = [], set()
+        for trial in self.trials():
+            names = sorted(p.name for p in (self.folder / "trials" / trial).iterdir())
+            parent = None
+            for name in sorted(names, key=lambda n: (n != "trial.json", n)):
+                path = self.folder / "trials" / trial / name
+                try:
+                    level = None if name == "trial.json" else int(name[6:-5])
+                    found = self.record(trial, level)
+                    assert found is not None
+                except (DamagedError, ValueError) as damage:
+                    lines.append(str(damage) if isinstance(damage, DamagedError) else f"{path}: not a record")
+                    parent = None
+                    continue
+                if level is not None and (parent is None or found.body["parent"] != parent):
+                    lines.append(f"{path}: does not follow from the record before it")
+                parent = found.seal
+                for digest in found.body["blobs"].values():
+                    named.add(digest)
+                    try:
+                        self.blob(digest)
+                    except DamagedError as damage:
+                        lines.append(str(damage))
+        for path in sorted((self.folder / "objects").glob("*/*")):
+            if path.parent.name + path.name not in named:
+                try:
+                    self.blob(path.parent.name + path.name)
+                except DamagedError as damage:
+                    lines.append(str(damage))
+        return list(dict.fromkeys(lines))
+
+    # -- writing
+
+    def put_blob(self, data: bytes) -> str:
+        """Keep `data` under its SHA-256, which is returned."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._blob_path(digest)
+        if _read(path) != data:
+            self._write(path, data)
+        return digest
+
+    def put_record(self, trial: str, level: int | None, body: Mapping[str, Any]) -> Record:
+        """Seal and keep a record. Writing the same record again changes nothing.
+
+        Raises IncompatibleError where an intact but different record of the same level stands: the run is not
+        reproducible here, and neither version is thrown away.
+        """
+        body = {**body, "format": FORMAT, "trial": trial, "level": level}
+        seal = hashlib.sha256(canonical_json(body)).hexdigest()
+        data = canonical_json({"record": body, "seal": seal}) + b"\n"
+        path = self._record_path(trial, level)
+        standing = _read(path)
+        if standing is None:
+            self._write(path, data)
+        elif standing != data:
+            rival = self._aside(f"{trial}-{path.name}-rival")
+            self._write(rival, data)
+            raise IncompatibleError(
+                f"{path}: a repeated run gave another result, kept as {rival}; not reproducible on this machine"
+            )
+        return Record(body, seal)
+
+    def put_facts(self, trial: str, level: int, facts: Mapping[str, Any]) -> None:
+        """Keep what varies between equal runs, beside the record."""
+        self._write(self.folder / "facts" / trial / _level_name(level), canonical_json(facts))
+
+    def put_log(self, name: str, text: str) -> Path:
+        """Keep a text for a person to read, such as the traceback of a crash."""
+        path = self.folder / "logs" / name
+        self._write(path, text.encode())
+        return path
+
+    def set_aside(self, trial: str, level: int | None = None, blob: str | None = None) -> Path:
+        """Move a damaged record (or blob) to quarantine, where it can be looked at. Returns its new place."""
+        path = self._blob_path(blob) if blob else self._record_path(trial, level)
+        target = self._aside(f"{trial}-{path.name}")
+        with _storage(path):
+            _make_folder(target.parent)
+            if path.exists():
+                os.rename(path, target)
+                _sync_folder(path.parent)
+                _sync_folder(target.parent)
+        return target
+
+    def holder(self, name: str) -> str | None:
+        """Who holds `name` now, in words; None where nobody does."""
+        path = self.folder / "locks" / f"{name}.lock"
+        if not path.exists():
+            return None
+        probe = FileLock(path)
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return (_read(path.with_suffix(".holder")) or b"another process").decode(errors="replace")
+        probe.release()
+        return None
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold `name` (a study or a trial) while the block runs; the system releases it when the process dies.
+
+        Raises LockedError, with the holder, where another living process holds it.
+        """
+        path = self.folder / "locks" / f"{name}.lock"
+        holder = path.with_suffix(".holder")
+        with _storage(path):
+            _make_folder(path.parent)
+            held = FileLock(path)
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                who = self.holder(name) or "another process"
+                raise LockedError(f"{self.folder}: being run by {who}; wait, or use another --store") from None
+        try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._write(holder, f"pid {os.getpid()} on {socket.gethostname()} since {since}".encode())
+            yield
+        finally:
+            held.release()
+
+    def sweep(self) -> None:
+        """Remove what killed writers left in tmp/. Call it while holding the study."""
+        for path in (self.folder / "tmp").glob("*"):
+            owner = path.name.partition("-")[0]
+            if not (owner.isdecimal() and _alive(int(owner))):
+                with _storage(path):
+                    os.unlink(path)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with _storage(path):
+            temporary = self.folder / "tmp" / f"{os.getpid()}-{secrets.token_hex(8)}"
+            _make_folder(temporary.parent)
+            _make_folder(path.parent)
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+            try:
+                try:
+                    view = memoryview(data)
+                    while view:
+                        view = view[os.write(handle, view) :]
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
+
+    def _record_path(self, trial: str, level: int | None) -> Path:
+        return self.folder / "trials" / trial / ("trial.json" if level is None else _level_name(level))
+
+    def _blob_path(self, digest: str) -> Path:
+        return self.folder / "objects" / digest[:2] / digest[2:]
+
+    def _aside(self, name: str) -> Path:
+        folder = self.folder / "quarantine"
+        return next(p for i in range(10**6) if not (p := folder / f"{name}.{i}").exists())
+
+
+def _level_name(level: int) -> str:
+    return f"level-{level:03d}.json"
+
+
+def _unseal(data: bytes, path: Path, expected: Mapping[str, Any]) -> Record:
+    """The record in `data`. Every byte counts: spelling, seal, and that the record belongs where it lies."""
+    try:
+        found = json.loads(data)
+        body, seal = found["record"], found["seal"]
+        intact = data == canonical_json(found) + b"\n" and seal == hashlib.sha256(canonical_json(body)).hexdigest()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = False
+    if not intact:
+        raise DamagedError(f"{path}: does not match its seal")
+    if body.get("format") != FORMAT:
+        raise IncompatibleError(f"{path}: format {body.get('format')}; this version reads format {FORMAT}")
+    if any(body.get(key) != value for key, value in expected.items()):
+        raise DamagedError(f"{path}: the record of another level or trial")
+    return Record(body, seal)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise StorageError(f"{path}: cannot be read: {problem.strerror}") from None
+
+
+@contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """Refusals of the disk as one line that says what to do."""
+    try:
+        yield
+    except OSError as problem:
+        remedy = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "raise your quota or free some space",
+            errno.EROFS: "make it writable",
+            errno.EACCES: "make it writable for you",
+            errno.EPERM: "make it writable for you",
+        }.get(problem.errno or 0, "check the disk")
+        raise StorageError(
+            f"{path}: cannot be written: {problem.strerror}; {remedy} and run the same command again (finished levels are safe)"
+        ) from None
+
+
+def _make_folder(folder: Path) -> None:
+    """Make `folder` and see to it that every new name in its path is on the disk."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there; the rename is durable by itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,328 @@
+"""A study: a base trial, seeds, and a grid of changed fields; a TOML file or a few lines of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from prunephase.errors import UserError, nearest
+from prunephase.trial import Trial
+
+MAX_BYTES = 1_000_000  # a study file is read whole; a larger one is a mistake or an attack
+MAX_DEPTH = 16
+MAX_TRIALS = 100_000
+STUDY_FIELDS = ("name", "seeds", "extends", "grid", *(f for f in Trial.model_fields if f != "seed"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named list of trials, in the order in which the grid was written, seeds innermost."""
+
+    name: str
+    trials: tuple[Trial, ...]
+
+    def digest(self) -> str:
+        """16 hex digits over the set of trials; the name does not matter."""
+        return hashlib.sha256("".join(sorted(t.digest() for t in self.trials)).encode()).hexdigest()[:16]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file, or a preset by its name (`preset:demo`), with `--set`-like overrides such as "noise.rate=0.4".
+
+    Raises UserError with one line per bad field: path, value, what is allowed.
+    """
+    origin = str(path)
+    fields = _read(origin, ())
+    for text in overrides:
+        dotted, value = _override(text)
+        _set(fields, dotted, value, origin="--set")
+    return parse(fields, origin)
+
+
+def parse(fields: Mapping[str, Any], origin: str = "study") -> Study:
+    """A study from nested fields, as a TOML file gives them (after `extends`). `origin` begins every error line."""
+    problems: list[str] = [
+        f"{key}: unknown field; {nearest(key, STUDY_FIELDS)}" for key in fields if key not in STUDY_FIELDS
+    ]
+    name = fields.get("name", "study")
+    if not isinstance(name, str) or not name.strip() or len(name) > 200 or any(ord(c) < 32 for c in name):
+        problems.append(f"name = {_short(name)}: expected a line of text, at most 200 characters")
+    seeds = fields.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or any(type(s) is not int or s < 0 for s in seeds):
+        problems.append(f"seeds = {_short(seeds)}: expected a list of whole numbers from 0, such as [0, 1, 2]")
+        seeds = [0]
+    elif len(set(seeds)) < len(seeds):
+        problems.append(f"seeds = {_short(seeds)}: a seed stands twice; every replicate needs its own")
+    axes = _axes(fields.get("grid", {}), problems)
+    base = {k: v for k, v in fields.items() if k in Trial.model_fields and k != "seed"}
+    size = len(seeds) * math.prod(len(values) for values in axes.values())
+    if size > MAX_TRIALS:
+        raise UserError(f"{origin}: grid: {size:,} trials; at most {MAX_TRIALS:,}")
+    combinations = [_with(base, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    problems += [problem for fields in combinations for problem in _problems(fields)]
+    if problems:
+        raise UserError("\n".join(f"{origin}: {p}" for p in dict.fromkeys(problems)))
+    trials = [Trial.model_validate({**fields, "seed": s}) for fields in combinations for s in seeds]
+    return Study(name, _distinct(trials, origin))
+
+
+def grid(base: Trial, **axes: Any) -> list[Trial]:
+    """Trials from every combination of values; a double underscore stands for the dot of a path.
+
+    >>> [(t.noise.rate, t.seed) for t in grid(Trial(), noise={"kind": "pairflip"}, noise__rate=[0.2, 0.4], seed=range(2))]
+    [(0.2, 0), (0.2, 1), (0.4, 0), (0.4, 1)]
+
+    Raises UserError for a path that does not exist or a value that is not allowed.
+    """
+    paths = {k.replace("__", "."): _as_values(v) for k, v in axes.items()}
+    problems: list[str] = []
+    for path in paths:
+        _check_path(path, (*Trial.model_fields,), "grid", problems)
+    if problems:
+        raise UserError("\n".join(problems))
+    bottom = base.model_dump(mode="json")
+    combinations = [_with(bottom, dict(zip(paths, values, strict=True))) for values in itertools.product(*paths.values())]
+    problems = [problem for fields in combinations for problem in _problems(fields)]
+    if problems:
+        raise UserError("\n".join(f"grid: {p}" for p in dict.fromkeys(problems)))
+    trials = [Trial.model_validate(fields) for fields in combinations]
+    return list(_distinct(trials, "grid"))
+
+
+def preset(name: str) -> Trial:
+    """The base trial of a published setting, with its first seed.
+
+    >>> preset("he2022-mnist").recipe.epochs
+    200
+    """
+    fields = {k: v for k, v in _read(f"preset:{name}", ()).items() if k != "grid"}
+    return parse(fields, f"preset:{name}").trials[0]
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets, each with the first comment line of its file."""
+    folder = resources.files("prunephase.presets")
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".toml"): f.read_text("utf-8").splitlines()[0].lstrip("# ") for f in files}
+
+
+def preset_text(name: str) -> str:
+    """The file of a preset, comments included. Raises UserError for an unknown name."""
+    if name not in presets():
+        raise UserError(f"preset '{name}': unknown; {nearest(name, presets())}")
+    return resources.files("prunephase.presets").joinpath(f"{name}.toml").read_text("utf-8")
+
+
+def schema() -> str:
+    """A reference of every field of a study file: path, type, default, meaning."""
+    lines = [
+        "name              text; 'study' by default",
+        "seeds             list of whole numbers, one replicate each; [0] by default",
+        "extends           'preset:NAME' or a file whose fields this one changes",
+        '[grid]            "section.field" = [values]; the study is the product of all lines',
+    ]
+    for section, info in Trial.model_fields.items():
+        model = info.annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        lines += ["", f"[{section}]  {(model.__doc__ or '').splitlines()[0]}"]
+        for name, field in model.model_fields.items():
+            default = "no default" if field.is_required() else _toml(field.get_default())
+            lines.append(f"{name:<17} {default:<18} {field.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _read(origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a file with everything it extends merged beneath them."""
+    if origin in seen:
+        raise UserError(f"{seen[0]}: extends itself ({' -> '.join((*seen, origin))})")
+    if origin.startswith("preset:"):
+        text, folder = preset_text(origin.removeprefix("preset:")), None
+    else:
+        text, folder = _text(Path(origin)), Path(origin).parent
+    try:
+        fields = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+        reason = " ".join(str(problem).split()) or "nested too deeply"
+        raise UserError(f"{origin}: not a TOML file: {reason}") from None
+    if _depth(fields) > MAX_DEPTH:
+        raise UserError(f"{origin}: nested more than {MAX_DEPTH} deep")
+    parent = fields.pop("extends", None)
+    if parent is None:
+        return fields
+    if not isinstance(parent, str):
+        raise UserError(f"{origin}: extends = {_short(parent)}: expected 'preset:NAME' or the path of a file")
+    if not parent.startswith("preset:") and folder is not None:
+        parent = str(folder / parent)
+    return _merged(_read(parent, (*seen, origin)), fields)
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; expected a study file (TOML)")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes; a study file has at most {MAX_BYTES:,}")
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; expected a study file (TOML)") from None
+    except (OSError, ValueError) as problem:
+        hint = f"; a preset is named preset:{path}" if str(path) in presets() else ""
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise UserError(f"{_short(str(path))}: cannot be read: {reason}{hint}") from None
+
+
+def _override(text: str) -> tuple[str, Any]:
+    dotted, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {_short(text)}: expected path=value, such as noise.rate=0.4")
+    try:
+        return dotted.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return dotted.strip(), value.strip()  # a bare word is a string, as a shell user expects
+
+
+def _set(fields: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
+    problems: list[str] = []
+    _check_path(dotted, STUDY_FIELDS, origin, problems)
+    if problems:
+        raise UserError(problems[0])
+    axes = fields.get("grid")
+    if isinstance(axes, dict):  # what is set by hand is no longer varied
+        axes.pop(dotted, None)
+    fields.update(_with(fields, {dotted: value}))
+
+
+def _axes(raw: Any, problems: list[str]) -> dict[str, list[Any]]:
+    """[grid] as {dotted path: values}; `noise.rate = [...]` without quotes nests in TOML and means the same."""
+    if not isinstance(raw, dict):
+        problems.append(f'grid = {_short(raw)}: expected a table, such as [grid] and "noise.rate" = [0.2, 0.4]')
+        return {}
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    axes = {}
+    for dotted, values in flat.items():
+        if dotted == "seed":
+            problems.append("grid.seed: write seeds = [...] at the top instead")
+        elif _check_path(dotted, (*(f for f in Trial.model_fields if f != "seed"),), "grid", problems):
+            if not isinstance(values, list) or not values:
+                problems.append(f'grid."{dotted}" = {_short(values)}: expected a list of values')
+            else:
+                axes[dotted] = values
+    return axes
+
+
+def _check_path(dotted: str, sections: Sequence[str], origin: str, problems: list[str]) -> bool:
+    section, _, field = dotted.partition(".")
+    if section not in sections:
+        problems.append(f"{origin}: '{dotted}': unknown field; {nearest(section, sections)}")
+        return False
+    model = Trial.model_fields[section].annotation if section in Trial.model_fields else None
+    known = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    if field and section not in ("grid",) and field.partition(".")[0] not in known:
+        problems.append(f"{origin}: '{dotted}': unknown field; {nearest(field, known)}")
+        return False
+    return True
+
+
+def _with(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with dotted paths set; a table given for a section is merged into it."""
+    result = dict(fields)
+    for dotted, value in changes.items():
+        head, _, rest = dotted.partition(".")
+        if rest:
+            inner = result.get(head)
+            result[head] = _with(inner if isinstance(inner, dict) else {}, {rest: value})
+        elif isinstance(value, dict) and isinstance(result.get(head), dict):
+            result[head] = {**result[head], **value}
+        else:
+            result[head] = value
+    return result
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict) and key not in ("map", "kwargs")
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _problems(fields: Mapping[str, Any]) -> list[str]:
+    """One line per bad field of a trial: path, value, what is allowed."""
+    try:
+        Trial.model_validate(fields)
+    except ValidationError as refused:
+        return [_problem(error) for error in refused.errors(include_url=False)]
+    return []
+
+
+def _problem(error: Any) -> str:
+    path, value = ".".join(map(str, error["loc"])), error["input"]
+    kind, message = error["type"], error["msg"]
+    if kind == "extra_forbidden":
+        section = Trial.model_fields.get(str(error["loc"][0]))
+        model = section.annotation if section is not None else Trial
+        known = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else Trial.model_fields
+        return f"{path}: unknown field; {nearest(str(error['loc'][-1]), known)}"
+    if kind == "literal_error":
+        allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{path} = {_short(value)}: {nearest(str(value), allowed)}"
+    message = message.removeprefix("Value error, ").replace("Input should", "should")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = f"should be a table, written [{path}]"
+    if kind == "value_error" and isinstance(value, dict):
+        return f"{path}: {message}"
+    return f"{path} = {_short(value)}: {message}"
+
+
+def _distinct(trials: Iterable[Trial], origin: str) -> tuple[Trial, ...]:
+    result = list(trials)
+    seen: set[str] = set()
+    for trial in result:
+        if (digest := trial.digest()) in seen:
+            raise UserError(f"{origin}: grid: two combinations give the same trial (seed {trial.seed}); remove a value")
+        seen.add(digest)
+    return tuple(result)
+
+
+def _as_values(value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping, BaseModel)) or not isinstance(value, Iterable):
+        value = [value]
+    return [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in value]
+
+
+def _depth(value: Any) -> int:
+    stack, deepest = [(value, 1)], 1
+    while stack:
+        item, depth = stack.pop()
+        deepest = max(deepest, depth)
+        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        stack += [(child, depth + 1) for child in children]
+    return deepest
+
+
+def _short(value: Any) -> str:
+    """`value` on one line, control characters escaped, cut at 60 characters."""
+    text = repr(value) if not isinstance(value, str) else ascii(value) if not value.isprintable() else f"'{value}'"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)

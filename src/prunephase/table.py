@@ -1,0 +1,97 @@
+"""The table: everything the store knows about some trials, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from prunephase import __version__
+from prunephase.store import Record, Store
+from prunephase.study import Study
+from prunephase.trial import Trial, canonical_json
+
+
+def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
+    """One row per finished (trial, level): the trial's fields under dotted names, counts, and the last epoch's measures.
+
+    Headline measures are those of the last epoch. `best_*` names the epoch that the validation split chose;
+    `oracle_*` the one that the test split would have chosen: for comparison with papers only.
+    """
+    rows: list[dict[str, Any]] = []
+    for trial in trials:
+        fixed = {"trial": trial.digest(), **_flat(trial)}
+        for record in store.levels(trial.digest()):
+            body = record.body
+            epochs = body["epochs"]
+            rows.append(
+                {
+                    **fixed,
+                    "level": body["level"],
+                    "status": body["status"],
+                    "prunable": body["prunable"],
+                    "remaining": body["remaining"],
+                    "sparsity": body["sparsity"],
+                    "density": 1.0 - body["sparsity"],
+                    "epochs": len(epochs["epoch"]),
+                    **{k: (v[-1] if v else None) for k, v in epochs.items() if k not in ("epoch", "lr", "running_loss")},
+                    **_chosen(epochs, "validation_accuracy", "best_epoch", "best_validation_accuracy", "test_accuracy_at_best"),
+                    **_chosen(epochs, "test_accuracy", "oracle_epoch", None, "oracle_test_accuracy"),
+                }
+            )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def epochs(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
+    """One row per (trial, level, epoch)."""
+    frames = []
+    for trial in trials:
+        fixed = {"trial": trial.digest(), **_flat(trial)}
+        for record in store.levels(trial.digest()):
+            columns = {k: pl.Series(k, v, dtype=_type(k)) for k, v in record.body["epochs"].items()}
+            constants = [pl.lit(v).alias(k) for k, v in {**fixed, "level": record.body["level"]}.items()]
+            frames.append(pl.DataFrame(columns).select(*constants, *columns))
+    return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
+
+
+def cards(store: Store, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """The noise card of each trial that has begun."""
+    found: dict[str, Record | None] = {t.digest(): store.record(t.digest()) for t in trials}
+    return {name: record.body["noise"] for name, record in found.items() if record is not None}
+
+
+def provenance(store: Store, study: Study) -> dict[str, Any]:
+    """Where the numbers come from: versions, numerics fingerprints, data, seals, seconds."""
+    chains = {t.digest(): store.levels(t.digest()) for t in study.trials}
+    heads = [head for t in study.trials if (head := store.record(t.digest())) is not None]
+    prints = {canonical_json(r.body["numerics"]).decode(): r.body["numerics"] for chain in chains.values() for r in chain}
+    seconds = sum(store.facts(d, r.body["level"]).get("seconds", 0.0) for d, chain in chains.items() for r in chain)
+    return {
+        "prunephase": __version__,
+        "study digest": study.digest(),
+        "trials": {d: (chain[-1].seal[:16] if chain else "nothing finished") for d, chain in chains.items()},
+        "numerics": {f"fingerprint {i}": value for i, value in enumerate(prints.values(), start=1)},
+        "data": sorted({head.body["data"]["fingerprint"] for head in heads}),
+        "training seconds": round(seconds, 1),
+    }
+
+
+def _chosen(epochs: dict[str, list[Any]], by: str, epoch: str, value: str | None, test: str) -> dict[str, Any]:
+    """The first epoch at which `by` is highest, and what it gives."""
+    scores = [s if s is not None else float("-inf") for s in epochs[by]]
+    known = any(s is not None for s in epochs[by])
+    best = max(range(len(scores)), key=scores.__getitem__) if known else None
+    result: dict[str, Any] = {epoch: None if best is None else epochs["epoch"][best]}
+    if value:
+        result[value] = None if best is None else epochs[by][best]
+    return {**result, test: None if best is None else epochs["test_accuracy"][best]}
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    """The trial's fields as cells: what is not a number or text becomes text."""
+    return {k: (v if v is None or isinstance(v, (bool, int, float, str)) else str(v)) for k, v in trial.flat().items()}
+
+
+def _type(name: str) -> type[pl.DataType]:
+    return pl.Int64 if name == "epoch" else pl.Float64

@@ -1,0 +1,60 @@
+"""Tensors as bytes: safetensors, with pruned weights left out and masks packed to bits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+_SHAPE = "shape:"  # prefix under which a mask's shape travels
+
+
+def pack_masks(masks: Mapping[str, Tensor]) -> bytes:
+    """Masks ({name: bool tensor}) at one bit a weight."""
+    packed: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        packed[name] = torch.from_numpy(np.packbits(mask.cpu().numpy()))
+        packed[_SHAPE + name] = torch.tensor(mask.shape, dtype=torch.int64)
+    return save(packed)
+
+
+def unpack_masks(data: bytes) -> dict[str, Tensor]:
+    """The inverse of `pack_masks`."""
+    packed = load(data)
+    masks = {}
+    for name, bits in packed.items():
+        if not name.startswith(_SHAPE):
+            shape = packed[_SHAPE + name].tolist()
+            flat = np.unpackbits(bits.numpy(), count=int(np.prod(shape)))
+            masks[name] = torch.from_numpy(flat).bool().reshape(shape)
+    return masks
+
+
+def pack_weights(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bytes:
+    """A state_dict whose masked tensors are reduced to their living values, so that a level's size follows its density."""
+    kept = {name: (w[masks[name]] if name in masks else w) for name, w in weights.items()}
+    return save({name: w.detach().cpu().clone().contiguous() for name, w in kept.items()})
+
+
+def unpack_weights(data: bytes, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `pack_weights`, with exact zeros where weights are pruned."""
+    weights = load(data)
+    for name, mask in masks.items():
+        full = torch.zeros(mask.shape, dtype=weights[name].dtype)
+        full[mask] = weights[name]
+        weights[name] = full
+    return weights
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of a state_dict."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        w = weights[name].detach().cpu().contiguous()
+        total.update(f"{name}{tuple(w.shape)}{w.dtype}".encode())
+        total.update(w.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
