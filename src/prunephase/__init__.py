@@ -1,11 +1,11 @@
 """Sparse double descent: in which phase is a pruned network, should you stop, which model do you take?
 
-    import prunephase as pp
+import prunephase as pp
 
-    trials = pp.grid(pp.preset("demo"), seed=range(4))
-    table = pp.run(trials, store="runs")
-    for group in pp.curve(table).groups():
-        print(group.key, pp.phases(group).sentence)
+trials = pp.grid(pp.preset("demo"), seed=range(4))
+table = pp.run(trials, store="runs")
+for group in pp.curve(table).groups():
+    print(group.key, pp.phases(group).sentence)
 """
 
 from __future__ import annotations

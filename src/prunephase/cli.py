@@ -41,17 +41,27 @@ StudyFile = Annotated[str, Parameter(help="A study file (TOML), or preset:NAME."
 Changes = Annotated[
     list[str],
     Parameter(
-        name="--set", negative="", show_default=False, help="Change a field: --set noise.rate=0.4. May be given several times."
+        name="--set",
+        negative="",
+        show_default=False,
+        help="Change a field: --set noise.rate=0.4. May be given several times.",
     ),
 ]
 StoreFolder = Annotated[Path, Parameter(name="--store", help="Folder of the results.")]
 Plugins = Annotated[
     list[str],
-    Parameter(name="--plugins", negative="", show_default=False, help="Module of yours that the study may name as module:function."),
+    Parameter(
+        name="--plugins",
+        negative="",
+        show_default=False,
+        help="Module of yours that the study may name as module:function.",
+    ),
 ]
 Workers = Annotated[int | None, Parameter(name="--workers", help="Processes; one per core by default.")]
 Device = Annotated[str, Parameter(name="--device", help="cpu, cuda, cuda:1, mps.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="One JSON object on stdout, for scripts.")]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="One JSON object on stdout, for scripts.")
+]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"], help="Where to write it.")]
 
 
@@ -71,8 +81,12 @@ def run(
     device: Device = "cpu",
     plugins: Plugins = NONE,
     budget: Annotated[str | None, Parameter(help="Stop cleanly after this long: 90s, 30min, 2h.")] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="The report; default: STORE/NAME.html.")] = None,
-    allow_numerics_change: Annotated[bool, Parameter(negative="", show_default=False, help="Go on after a change of torch, CPU or device.")] = False,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="The report; default: STORE/NAME.html.")
+    ] = None,
+    allow_numerics_change: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Go on after a change of torch, CPU or device.")
+    ] = False,
     quiet: Annotated[bool, Parameter(negative="", show_default=False, help="No progress.")] = False,
     json: Json = False,
 ) -> int:
@@ -132,12 +146,21 @@ def plan(
     print(f"levels      {cost.levels:,} of which {cost.trainings:,} are still to be trained ({cost.epochs:,} epochs)")
     print(f"compute     {cost.macs / 1e12:,.1f} tera multiply-accumulates at dense cost, forward and backward")
     print(f"disk        at most {cost.bytes / 1e6:,.0f} MB")
-    print(f"time        {_duration(cost.seconds)} with {cost.workers} workers ({_duration(cost.core_seconds)} on one core), by a short probe")
+    print(
+        f"time        {_duration(cost.seconds)} with {cost.workers} workers ({_duration(cost.core_seconds)} on one core), by a short probe"
+    )
     return Exit.OK
 
 
 @app.command(help_epilogue=examples("prunephase status study.toml --store runs"))
-def status(study: StudyFile, *, changes: Changes = NONE, store: StoreFolder = Path("runs"), plugins: Plugins = NONE, json: Json = False) -> int:
+def status(
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    json: Json = False,
+) -> int:
     """Say what is done, running or missing. Reads only."""
     from prunephase.store import Store
     from prunephase.terminal import clean, percent
@@ -178,7 +201,9 @@ def status(study: StudyFile, *, changes: Changes = NONE, store: StoreFolder = Pa
 
 
 @app.command(help_epilogue=examples("prunephase verify runs"))
-def verify(store: Annotated[Path, Parameter(help="Folder of the results.")] = Path("runs"), *, json: Json = False) -> int:
+def verify(
+    store: Annotated[Path, Parameter(help="Folder of the results.")] = Path("runs"), *, json: Json = False
+) -> int:
     """Check every seal and every blob again. Reads only; `run` sets damaged files aside and makes them anew."""
     from prunephase.store import Store
 
@@ -208,7 +233,9 @@ def table(
     store: StoreFolder = Path("runs"),
     plugins: Plugins = NONE,
     output: Output = None,
-    epochs: Annotated[bool, Parameter(negative="", show_default=False, help="One row per epoch instead of one per level.")] = False,
+    epochs: Annotated[
+        bool, Parameter(negative="", show_default=False, help="One row per epoch instead of one per level.")
+    ] = False,
 ) -> int:
     """Write the results as parquet or csv; csv on stdout without -o."""
     import polars as pl
@@ -280,7 +307,12 @@ def phases(
 
 @app.command(help_epilogue=examples("prunephase report study.toml -o report.html"))
 def report(
-    study: StudyFile, *, changes: Changes = NONE, store: StoreFolder = Path("runs"), plugins: Plugins = NONE, output: Output = None
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    output: Output = None,
 ) -> int:
     """Write the report of whatever is finished: one HTML page that needs nothing else."""
     chosen = _load(study, changes, plugins)
@@ -329,7 +361,9 @@ def presets(*, json: Json = False) -> int:
 
 
 @app.command(help_epilogue=examples("prunephase schema"))
-def schema(*, json: Annotated[bool, Parameter(negative="", show_default=False, help="A JSON schema, for editors.")] = False) -> int:
+def schema(
+    *, json: Annotated[bool, Parameter(negative="", show_default=False, help="A JSON schema, for editors.")] = False
+) -> int:
     """Print a reference of every field of a study file."""
     from prunephase.study import schema as reference
     from prunephase.trial import Trial
@@ -384,7 +418,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         with tempfile.NamedTemporaryFile("w", prefix="prunephase-crash-", suffix=".txt", delete=False) as log:
             traceback.print_exc(file=log)
-        return _fail(f"a fault of prunephase: {type(problem).__name__}: {problem} (please report; traceback in {log.name})", Exit.BUG)
+        return _fail(
+            f"a fault of prunephase: {type(problem).__name__}: {problem} (please report; traceback in {log.name})",
+            Exit.BUG,
+        )
 
 
 class _Terminated(BaseException):
@@ -442,7 +479,15 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool) -> 
         _write_page(study, store, page)
     if json:
         shown = str(page) if answers else None
-        _print_json({"study": study.name, "exit": int(outcome.code), "failed": outcome.failed, "groups": answers, "report": shown})
+        _print_json(
+            {
+                "study": study.name,
+                "exit": int(outcome.code),
+                "failed": outcome.failed,
+                "groups": answers,
+                "report": shown,
+            }
+        )
     elif answers:
         print(f"report: {page}")
     if outcome.out_of_time:
@@ -466,7 +511,12 @@ def _write_page(study: Study, store: Path, page: Path) -> None:
         if (n := len(place.levels(t.digest()))) <= t.pruning.levels
     ]
     text = render(
-        study.name, frame, tables.epochs(place, study.trials), tables.cards(place, study.trials), tables.provenance(place, study), missing
+        study.name,
+        frame,
+        tables.epochs(place, study.trials),
+        tables.cards(place, study.trials),
+        tables.provenance(place, study),
+        missing,
     )
     with _storage(page):
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -517,7 +567,13 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 if __name__ == "__main__":

@@ -288,7 +288,16 @@ def _level(
     columns: dict[str, list[Any]] = {key: [] for key in ("epoch", "lr", "running_loss", *METRICS)}
     diverged: dict[str, Any] | None = None
     moments = fit(
-        network, bench.data.train, trial.recipe, seed=trial.seed, level=level, masks=masks, objective=cross_entropy, begin=step, pause_at=pause_at, lr=lr
+        network,
+        bench.data.train,
+        trial.recipe,
+        seed=trial.seed,
+        level=level,
+        masks=masks,
+        objective=cross_entropy,
+        begin=step,
+        pause_at=pause_at,
+        lr=lr,
     )
     try:
         for moment in moments:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from prunephase import plugins as plugin
 from prunephase import streams, trial
 from prunephase.data.check import integer_labels
-from prunephase.data.files import read_labels
+from prunephase.data.files import in_a_line, read_labels
 from prunephase.data.types import Dataset, Split
 from prunephase.errors import UserError
 
@@ -167,7 +167,7 @@ def corrupt(
     Raises UserError where the noise does not fit the data.
     """
     classes = len(data.classes)
-    already = _wrong(data)
+    already = sum(int((split.labels != split.truth).sum()) for split in data.noisy)
     if already and spec.kind != "none":
         raise UserError(
             f"noise.kind = '{spec.kind}': {already} labels of the data differ from the true ones already; use kind = "
@@ -203,11 +203,6 @@ def corrupt(
     return dataclasses.replace(data, train=train, validation=validation), card
 
 
-def _wrong(data: Dataset) -> int:
-    splits = [data.train] if data.validation is None else [data.train, data.validation]
-    return sum(int((split.labels != split.truth).sum()) for split in splits)
-
-
 def _select(eligible: NDArray[np.bool_], generator: np.random.Generator, terms: Terms) -> NDArray[np.bool_]:
     """[N] bool. Both ways draw the same number of variates whatever the rate, so that patterns nest across rates."""
     if terms.count == "per-sample":
@@ -240,8 +235,7 @@ def _human(data: Dataset, spec: trial.Noise, classes: int) -> Labels:
     say = f"noise.path = '{spec.path}'"
     raw, raw_clean = read_labels(Path(str(spec.path)), spec.key, say)
     given = integer_labels(raw, say)
-    splits = [data.train] if data.validation is None else [data.train, data.validation]
-    examples = data.examples or 1 + max(int(split.index.max()) for split in splits)
+    examples = data.examples or 1 + max(int(split.index.max()) for split in data.noisy)
     if len(given) != examples:
         raise UserError(f"{say}: {len(given)} labels, but the training set has {examples} examples; one label for each")
     if (beyond := given >= classes).any():
@@ -249,7 +243,7 @@ def _human(data: Dataset, spec: trial.Noise, classes: int) -> Labels:
         raise UserError(f"{say}: label {given[first]} at index {first}, but the classes are 0..{classes - 1}")
     if raw_clean is not None:
         clean = integer_labels(raw_clean, f"{say}: clean_label")
-        index, truth = (torch.cat([getattr(s, f) for s in splits]).numpy() for f in ("index", "truth"))
+        index, truth = (torch.cat([getattr(s, f) for s in data.noisy]).numpy() for f in ("index", "truth"))
         if len(clean) != examples or (differs := clean[index] != truth).any():
             where = f"at index {index[differs].min()}" if len(clean) == examples else f"in number ({len(clean)})"
             raise UserError(
@@ -283,7 +277,7 @@ def _users(function: Callable[..., Any], name: str, classes: int) -> Callable[[S
         try:
             after = np.asarray(function(before.copy(), classes, generator))
         except Exception as problem:  # the user's code: any failure is theirs to see, in one line
-            said = f"{type(problem).__name__}: {problem}"
+            said = in_a_line(problem)
             raise UserError(f"noise.kind = '{name}': failed with {said}; mend the function") from problem
         if after.shape != before.shape or after.dtype.kind not in "iu":
             raise UserError(

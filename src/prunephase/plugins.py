@@ -29,7 +29,9 @@ def resolve(name: str, allowed: Collection[str], field: str) -> Callable[..., An
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as problem:
-        raise UserError(f"{field} = '{name}': cannot be imported ({problem}); run from the folder that holds it") from None
+        raise UserError(
+            f"{field} = '{name}': cannot be imported ({problem}); run from the folder that holds it"
+        ) from None
     if not callable(found):
         raise UserError(f"{field} = '{name}': is not a function")
     return found  # type: ignore[no-any-return]

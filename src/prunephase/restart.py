@@ -23,7 +23,13 @@ class Start:
 
 
 def begin(
-    spec: Restart, recipe: Recipe, step: int, last_lr: float, rewound: Weights, final: Weights, fresh: Callable[[], Weights]
+    spec: Restart,
+    recipe: Recipe,
+    step: int,
+    last_lr: float,
+    rewound: Weights,
+    final: Weights,
+    fresh: Callable[[], Weights],
 ) -> Start:
     """The start of a sparse level (He et al. 2022, appendix A.2).
 

@@ -90,7 +90,9 @@ def train(
     with place.lock(f"study-{study.digest()}"):
         place.sweep()
         for wave in waves(study.trials):
-            todo = [t for t in wave if t.source_trial() is None or (t.source_trial() or t).digest() not in outcome.failed]
+            todo = [
+                t for t in wave if t.source_trial() is None or (t.source_trial() or t).digest() not in outcome.failed
+            ]
             events = execute.map(partial(descend, site=site), todo, min(count, len(todo)))
             for trial, event in events:
                 if isinstance(event, execute.Finished) and event.problem is not None:
@@ -145,5 +147,3 @@ def _close(events: Iterator[Any]) -> None:
     close = getattr(events, "close", None)
     if close is not None:
         close()
-
-

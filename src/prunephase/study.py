@@ -90,7 +90,9 @@ def grid(base: Trial, **axes: Any) -> list[Trial]:
     if problems:
         raise UserError("\n".join(problems))
     bottom = base.model_dump(mode="json")
-    combinations = [_with(bottom, dict(zip(paths, values, strict=True))) for values in itertools.product(*paths.values())]
+    combinations = [
+        _with(bottom, dict(zip(paths, values, strict=True))) for values in itertools.product(*paths.values())
+    ]
     problems = [problem for fields in combinations for problem in _problems(fields)]
     if problems:
         raise UserError("\n".join(f"grid: {p}" for p in dict.fromkeys(problems)))

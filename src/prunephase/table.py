@@ -35,8 +35,12 @@ def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
                     "sparsity": body["sparsity"],
                     "density": 1.0 - body["sparsity"],
                     "epochs": len(epochs["epoch"]),
-                    **{k: (v[-1] if v else None) for k, v in epochs.items() if k not in ("epoch", "lr", "running_loss")},
-                    **_chosen(epochs, "validation_accuracy", "best_epoch", "best_validation_accuracy", "test_accuracy_at_best"),
+                    **{
+                        k: (v[-1] if v else None) for k, v in epochs.items() if k not in ("epoch", "lr", "running_loss")
+                    },
+                    **_chosen(
+                        epochs, "validation_accuracy", "best_epoch", "best_validation_accuracy", "test_accuracy_at_best"
+                    ),
                     **_chosen(epochs, "test_accuracy", "oracle_epoch", None, "oracle_test_accuracy"),
                 }
             )
@@ -65,7 +69,9 @@ def provenance(store: Store, study: Study) -> dict[str, Any]:
     """Where the numbers come from: versions, numerics fingerprints, data, seals, seconds."""
     chains = {t.digest(): store.levels(t.digest()) for t in study.trials}
     heads = [head for t in study.trials if (head := store.record(t.digest())) is not None]
-    prints = {canonical_json(r.body["numerics"]).decode(): r.body["numerics"] for chain in chains.values() for r in chain}
+    prints = {
+        canonical_json(r.body["numerics"]).decode(): r.body["numerics"] for chain in chains.values() for r in chain
+    }
     seconds = sum(store.facts(d, r.body["level"]).get("seconds", 0.0) for d, chain in chains.items() for r in chain)
     return {
         "prunephase": __version__,

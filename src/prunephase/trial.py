@@ -45,7 +45,9 @@ class Data(Frozen):
     path: str | None = Field(None, description="file or folder of the data; relative to where you run")
     kwargs: dict[str, Any] = Field({}, description="arguments for module:function")
     train: int | None = Field(None, ge=1, description="use at most this many training examples (default: all)")
-    validation: float = Field(0.1, ge=0, lt=1, description="share of the training examples held out, with the same noise")
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="share of the training examples held out, with the same noise"
+    )
     test: float = Field(0.2, gt=0, lt=1, description="share held out as test set where the source has none of its own")
     normalise: Literal["default", "train", "none"] = Field(
         "default",
@@ -72,7 +74,9 @@ class Noise(Frozen):
     map: dict[str, int] | None = Field(
         None, description='asymmetric: {"2" = 7, ...}; default: the map of He et al. for the data source'
     )
-    path: str | None = Field(None, description="human: labels as npz, npy, csv or txt, in the order of the training set")
+    path: str | None = Field(
+        None, description="human: labels as npz, npy, csv or txt, in the order of the training set"
+    )
     key: str | None = Field(None, description="human: name of the array in the npz, or of the column in the csv")
     seed: int | None = Field(None, ge=0, description="seed of the pattern; default: that of the trial, so it varies")
 
@@ -115,7 +119,9 @@ class Recipe(Frozen):
     def _consistent(self) -> Recipe:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("schedule = 'step' and milestones = [...] belong together")
-        if any(m < 1 or m >= self.epochs for m in self.milestones) or list(self.milestones) != sorted(set(self.milestones)):
+        if any(m < 1 or m >= self.epochs for m in self.milestones) or list(self.milestones) != sorted(
+            set(self.milestones)
+        ):
             raise ValueError(f"milestones: rising epochs between 1 and {self.epochs - 1}")
         if self.optimizer == "adamw" and self.momentum:
             raise ValueError("momentum belongs to optimizer = 'sgd'")
@@ -134,8 +140,12 @@ class Pruning(Frozen):
     ladder: Literal["iterative", "one-shot"] = Field(
         "iterative", description="iterative: score the level before; one-shot: always score the dense network"
     )
-    include: tuple[str, ...] = Field(("*",), strict=False, description="module names whose weights may be pruned (* and ?)")
-    exclude: tuple[str, ...] = Field((), strict=False, description="module names that are never pruned, such as 'output'")
+    include: tuple[str, ...] = Field(
+        ("*",), strict=False, description="module names whose weights may be pruned (* and ?)"
+    )
+    exclude: tuple[str, ...] = Field(
+        (), strict=False, description="module names that are never pruned, such as 'output'"
+    )
     batches: int = Field(1, ge=1, description="gradient: batches averaged (He et al.: 1)")
     score_mode: Literal["eval", "train"] = Field("eval", description="gradient: mode of the network while scoring")
     count_ignored: bool = Field(

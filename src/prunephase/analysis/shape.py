@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,16 @@ def rising_errors(values: Floats, weights: Floats) -> Floats:
         result[: end + 1, end] = error[h, row].reshape(end + 1, curves)
         h += 1  # a view: the heights of the active rows
     return result.transpose(2, 0, 1)
+
+
+def smoothed(values: Floats) -> Floats:
+    """Each level averaged with its neighbours, weights 1 2 1, ends repeated. [..., L] -> [..., L].
+
+    The kernel is totally positive, so it never adds a hump; it takes chance from single levels that a dip spread over
+    several keeps.
+    """
+    ends = np.concatenate([values[..., :1], values, values[..., -1:]], axis=-1)
+    return np.asarray((ends[..., :-2] + 2 * ends[..., 1:-1] + ends[..., 2:]) / 4)
 
 
 @dataclass(frozen=True)
@@ -105,3 +116,23 @@ def one_hump(values: Floats, weights: Floats) -> Floats:
         return float(np.sum(weights * (values - fitted) ** 2)), fitted
 
     return min((fit(mode) for mode in range(len(values))), key=lambda pair: pair[0])[1]
+
+
+def flattened(fit: Floats, errors: Floats, apart: float) -> Floats:
+    """Merge neighbouring steps of `fit` that lie less than `apart` standard errors from each other. [L], [L] -> [L].
+
+    A fit bends into chance slopes, and a slope leaves less room for chance dips than the level stretch that is there.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(fit) != 0]))
+    steps = [
+        (float(fit[a]), float(np.sum(1 / errors[a:b] ** 2)), int(b - a))
+        for a, b in zip(starts, [*starts[1:], len(fit)], strict=True)
+    ]
+    while len(steps) > 1:
+        distance = [abs(a[0] - b[0]) / np.sqrt(1 / a[1] + 1 / b[1]) for a, b in pairwise(steps)]
+        i = int(np.argmin(distance))
+        if distance[i] >= apart:
+            break
+        (m0, w0, n0), (m1, w1, n1) = steps[i : i + 2]
+        steps[i : i + 2] = [((m0 * w0 + m1 * w1) / (w0 + w1), w0 + w1, n0 + n1)]
+    return np.concatenate([np.full(count, value) for value, _, count in steps])

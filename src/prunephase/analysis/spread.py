@@ -18,7 +18,7 @@ REACH = 2  # neighbours on each side that lend them
 
 @dataclass(frozen=True)
 class Summary:
-    """Seeds in short. mean, variance (of one seed, its offset removed): [..., L]; residuals: [..., S, L], 0 where missing."""
+    """Seeds in short. mean, variance (of one seed, its offset removed): [..., L]; residuals: [..., S, L], 0 if missing."""
 
     mean: Floats
     variance: Floats
@@ -42,15 +42,16 @@ def summarise(values: Floats, there: Bools) -> Summary:
         offset = (np.where(there, filled - mean[..., None, :], 0.0).sum(axis=-1) / cells)[..., None]
         mean = np.where(there, filled - offset, 0.0).sum(axis=-2) / count
     residuals = np.where(there, filled - mean[..., None, :] - offset, 0.0)
-    if seeds < 2:
-        return Summary(mean, np.zeros_like(mean), residuals)
     # the offsets take one degree of freedom per seed, spread evenly over its levels
-    freedom = np.maximum(count - 1, 0) * (1 - 1 / levels)
+    freedom = (count - 1) * (1 - 1 / levels)
+    if not freedom.any():
+        return Summary(mean, np.zeros_like(mean), residuals)
     squares = (residuals**2).sum(axis=-2)
     near = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels))) <= REACH
-    local = (squares @ near) / np.maximum(near @ freedom, 1e-12)
-    variance = (squares + PRIOR * local) / (freedom + PRIOR)
     overall = squares.sum(axis=-1, keepdims=True) / freedom.sum()
+    lent = near @ freedom
+    local = np.where(lent > 0, (squares @ near) / np.maximum(lent, 1e-12), overall)
+    variance = (squares + PRIOR * local) / (freedom + PRIOR)
     return Summary(mean, np.maximum(variance, 1e-4 * overall), residuals)
 
 
@@ -99,6 +100,18 @@ def _two_nonnegative(x: Floats, z: Floats, y: Floats, weights: Floats) -> list[t
 def draw(
     truth: Floats, variance: Floats, correlated: Floats, seeds: int, draws: int, generator: np.random.Generator
 ) -> Floats:
-    """Gaussian curves about `truth` with this spread. [L] -> [B, S, L]."""
-    root = np.linalg.cholesky(correlated + 1e-9 * np.eye(len(truth))) * np.sqrt(variance)[:, None]
-    return truth + generator.standard_normal((draws, seeds, len(truth))) @ root.T
+    """Gaussian curves about `truth`, one for all draws or one each, with this spread. [L] or [B, 1, L] -> [B, S, L]."""
+    root = np.linalg.cholesky(correlated + 1e-9 * np.eye(len(variance))) * np.sqrt(variance)[:, None]
+    return truth + generator.standard_normal((draws, seeds, len(variance))) @ root.T
+
+
+def reweighted(summary: Summary, there: Bools, draws: int, generator: np.random.Generator) -> Floats:
+    """Means had the seeds been others: whole seeds' residuals under Gaussian weights. [B, L].
+
+    The weights spread as the mean of S seeds does, also for few seeds, where drawing seeds with replacement is too narrow.
+    """
+    count = there.sum(axis=0)
+    scale = np.sqrt(count * np.maximum(count - 1, 1))
+    weights = generator.standard_normal((draws, len(there)))
+    means: Floats = summary.mean + weights @ (summary.residuals / scale)
+    return means

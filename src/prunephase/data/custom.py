@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prunephase import plugins as plugin
 from prunephase import trial
-from prunephase.data.files import from_names
+from prunephase.data.files import from_names, in_a_line
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
 
@@ -34,7 +34,7 @@ def custom(spec: trial.Data, plugins: Collection[str]) -> Arrays:
     except UserError:
         raise
     except Exception as problem:  # the user's code: any failure is theirs to see, in one line
-        raise UserError(f"{say}: failed with {type(problem).__name__}: {problem}; mend the function") from problem
+        raise UserError(f"{say}: failed with {in_a_line(problem)}; mend the function") from problem
 
 
 def _arrays(found: Any, say: str) -> Arrays:

@@ -72,11 +72,11 @@ def from_names(arrays: Mapping[str, Any], say: str) -> Arrays:
 def read_npz(path: Path, say: str) -> dict[str, NDArray[np.generic]]:
     """The arrays of an npz archive; none that would need unpickling. `say` begins the error."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
     except Exception as problem:  # a damaged archive fails in as many ways as zip, zlib and numpy know
         raise UserError(
-            f"{say}: is not an npz archive of plain arrays ({_line(problem)}); save it with np.savez"
+            f"{say}: is not an npz archive of plain arrays ({in_a_line(problem)}); save it with np.savez"
         ) from None
 
 
@@ -88,7 +88,7 @@ def read_table(path: Path, say: str) -> pl.DataFrame:
         return TABLES[path.suffix](path)
     except (pl.exceptions.PolarsError, OSError) as problem:
         raise UserError(
-            f"{say}: is not a {path.suffix[1:]} table ({_line(problem)}); mend or export it again"
+            f"{say}: is not a {path.suffix[1:]} table ({in_a_line(problem)}); mend or export it again"
         ) from None
 
 
@@ -103,7 +103,7 @@ def read_labels(path: Path, key: str | None, say: str) -> tuple[NDArray[np.gener
             return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1), None
         except Exception as fault:  # as for read_npz
             raise UserError(
-                f"{say}: is not a {path.suffix[1:]} file of labels ({_line(fault)}); write it again"
+                f"{say}: is not a {path.suffix[1:]} file of labels ({in_a_line(fault)}); write it again"
             ) from None
     if path.suffix == ".npz":
         found = read_npz(path, say)
@@ -134,6 +134,8 @@ def _rows(
             raise UserError(
                 f"data.{field} = '{column}': no such column in {path.name}; {nearest(column, frame.columns)}"
             )
+    if frame.is_empty():
+        raise UserError(f"{say}: has no rows; expected at least 2 examples")
     names = [column for column in frame.columns if column not in special]
     if features is not None and set(names) != set(features):
         odd = ", ".join(sorted(set(names) ^ set(features)))
@@ -163,5 +165,6 @@ def _column(frame: pl.DataFrame, name: str, say: str) -> NDArray[np.generic]:
     return np.array(column.cast(pl.String).to_list(), dtype=str)
 
 
-def _line(problem: Exception) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0][:120]
+def in_a_line(problem: Exception) -> str:
+    """What an error of somebody else's says, short enough to stand inside ours."""
+    return f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ['no more is known'])[0][:120]}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunephase import trial
-from prunephase.data.files import existing
+from prunephase.data.files import existing, in_a_line
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
 
@@ -71,4 +71,4 @@ def _pixels(file: Path, size: int | None, pillow: Any) -> NDArray[np.uint8]:
                 image = image.resize((size, size), pillow.Resampling.BILINEAR)
             return np.ascontiguousarray(np.moveaxis(np.asarray(image), -1, 0))
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as problem:
-        raise UserError(f"{file}: cannot be read as an image ({problem}); remove or replace it") from None
+        raise UserError(f"{file}: cannot be read as an image ({in_a_line(problem)}); remove or replace it") from None

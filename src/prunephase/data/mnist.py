@@ -16,6 +16,7 @@ import pooch
 from numpy.typing import NDArray
 
 from prunephase import trial
+from prunephase.data.files import in_a_line
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
 
@@ -73,7 +74,7 @@ def _verified(path: Path, name: str) -> bytes:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as problem:
-        raise UserError(f"{path}: cannot be read ({problem}); fetch the file again") from None
+        raise UserError(f"{path}: cannot be read ({in_a_line(problem)}); fetch the file again") from None
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise UserError(f"{path}: is not MNIST's {name} (its decompressed SHA-256 differs); fetch the file again")
     return content

@@ -71,6 +71,11 @@ class Dataset:
     examples: int | None = None
 
     @property
+    def noisy(self) -> tuple[Split, ...]:
+        """The splits whose labels may be wrong: training and, where there is one, validation."""
+        return (self.train,) if self.validation is None else (self.train, self.validation)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return tuple(self.train.inputs.shape[1:])

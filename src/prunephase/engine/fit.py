@@ -88,7 +88,9 @@ def fit(
     for epoch in range(begin // steps, recipe.epochs):
         for group in step_of.param_groups:
             group["lr"] = schedule[epoch]
-        order = torch.from_numpy(streams.generator(seed, "order", level, epoch).permutation(count)).to(train.labels.device)
+        order = torch.from_numpy(streams.generator(seed, "order", level, epoch).permutation(count)).to(
+            train.labels.device
+        )
         network.train()
         losses = []
         for step in range(max(begin, epoch * steps), (epoch + 1) * steps):

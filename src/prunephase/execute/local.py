@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -13,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
-from prunephase.errors import Exit, PrunephaseError, UserError
+from prunephase.errors import Exit, PrunephaseError
 from prunephase.trial import Trial
 
 ATTEMPTS = 3  # a trial whose worker dies is begun again, at its last sealed level, this often in all
@@ -47,7 +49,6 @@ def map(work: Work, trials: Sequence[Trial], workers: int = 1) -> Iterator[tuple
                 for event in _events(work, trial):
                     yield trial, event
         return
-    _check_portable(work)
     waiting = deque((trial, 1) for trial in trials)
     pool: list[_Worker] = []
     try:
@@ -108,16 +109,28 @@ def _start(work: Work) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(work, theirs), daemon=True)
-    # Ctrl-C reaches the whole process group; the parent answers it, children must not even at import time.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
+    with _undisturbed():
         process.start()
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
     theirs.close()
     return _Worker(process, ours)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Start a child that knows nothing of Ctrl-C and of the caller's script.
+
+    Ctrl-C reaches the whole process group; the parent answers it, children must not even at import time. And a spawned
+    child would import the main module again: without its `if __name__ == "__main__"` a plain script would run itself.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _serve(work: Work, pipe: Connection) -> None:
@@ -163,13 +176,3 @@ def _events(work: Work, trial: Trial) -> Iterator[Any]:
         yield Finished(text, Exit.BUG, traceback.format_exc())
     else:
         yield Finished()
-
-
-def _check_portable(work: Work) -> None:
-    """Say before anything is queued what a worker process could not be sent."""
-    import pickle  # only to find out; what multiprocessing sends between our own processes is never stored
-
-    try:
-        pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as problem:
-        raise UserError(f"cannot be sent to worker processes: {problem}; define it in a module, or use one worker") from None

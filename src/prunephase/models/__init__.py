@@ -41,10 +41,16 @@ def small_cnn(input_shape: Shape, classes: int, channels: Sequence[int] = (16, 3
         raise ValueError(f"needs images [C, H, W], the data have shape {list(input_shape)}")
     depth, height, width = input_shape
     if min(height, width) < 2 ** len(channels):
-        raise ValueError(f"{len(channels)} halvings need images of at least {2 ** len(channels)} pixels, these are {height} x {width}")
+        raise ValueError(
+            f"{len(channels)} halvings need images of at least {2 ** len(channels)} pixels, these are {height} x {width}"
+        )
     layers: list[tuple[str, nn.Module]] = []
     for i, (fan_in, fan_out) in enumerate(pairwise([depth, *channels]), start=1):
-        layers += [(f"conv{i}", nn.Conv2d(fan_in, fan_out, 3, padding=1)), (f"relu{i}", nn.ReLU()), (f"pool{i}", nn.MaxPool2d(2))]
+        layers += [
+            (f"conv{i}", nn.Conv2d(fan_in, fan_out, 3, padding=1)),
+            (f"relu{i}", nn.ReLU()),
+            (f"pool{i}", nn.MaxPool2d(2)),
+        ]
         height, width = height // 2, width // 2
     flat = [depth, *channels][-1] * height * width
     return kaiming(_sequential([*layers, ("flatten", nn.Flatten()), ("output", nn.Linear(flat, classes))]))
@@ -93,7 +99,9 @@ def _check_shapes(network: nn.Module, name: str, input_shape: Shape, classes: in
         with torch.no_grad():
             logits = network(torch.zeros(2, *input_shape))
     except Exception as problem:
-        raise UserError(f"model.name = '{name}': fails on inputs of shape {list(input_shape)}: {_line(problem)}") from None
+        raise UserError(
+            f"model.name = '{name}': fails on inputs of shape {list(input_shape)}: {_line(problem)}"
+        ) from None
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from prunephase.errors import UserError
 from prunephase.trial import Pruning, remaining_weights
 
-PRUNABLE_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PRUNABLE_MODULES = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 Masks = dict[str, Tensor]
 
 
@@ -26,7 +34,11 @@ def prunable(network: nn.Module, spec: Pruning) -> tuple[dict[str, nn.Parameter]
     modules: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in network.named_modules():
-        if isinstance(module, PRUNABLE_MODULES) and isinstance(module.weight, nn.Parameter) and id(module.weight) not in seen:
+        if (
+            isinstance(module, PRUNABLE_MODULES)
+            and isinstance(module.weight, nn.Parameter)
+            and id(module.weight) not in seen
+        ):
             seen.add(id(module.weight))
             modules[name] = module.weight
     if not modules:
@@ -41,7 +53,9 @@ def prunable(network: nn.Module, spec: Pruning) -> tuple[dict[str, nn.Parameter]
         if any(fnmatchcase(name, p) for p in spec.include) and not any(fnmatchcase(name, p) for p in spec.exclude)
     }
     if not chosen:
-        raise UserError(f"pruning: no prunable weights left by include and exclude; the layers are {', '.join(modules)}")
+        raise UserError(
+            f"pruning: no prunable weights left by include and exclude; the layers are {', '.join(modules)}"
+        )
     total = sum(w.numel() for w in modules.values())
     return chosen, total - sum(w.numel() for w in chosen.values())
 
@@ -86,9 +100,13 @@ def keep_top(scores: Tensor, alive: Tensor, keep: int) -> Tensor:
 def select(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], budget: Mapping[str, int]) -> Masks:
     """Masks of the next level: the best of what lives, as many as `budget` allows globally ("") or in each layer."""
     if "" not in budget:
-        return {name: keep_top(scores[name].flatten(), m.flatten(), budget[name]).view_as(m) for name, m in masks.items()}
+        return {
+            name: keep_top(scores[name].flatten(), m.flatten(), budget[name]).view_as(m) for name, m in masks.items()
+        }
     flat = keep_top(
-        torch.cat([scores[name].flatten() for name in masks]), torch.cat([m.flatten() for m in masks.values()]), budget[""]
+        torch.cat([scores[name].flatten() for name in masks]),
+        torch.cat([m.flatten() for m in masks.values()]),
+        budget[""],
     )
     parts = flat.split([m.numel() for m in masks.values()])
     return {name: part.view_as(m) for (name, m), part in zip(masks.items(), parts, strict=True)}
