@@ -174,6 +174,16 @@ def test_a_folder_of_images_gives_channels_first_and_classes_by_name(tmp_path: P
     assert torch.equal(data.train.inputs[:, 1, 0, 0], (data.train.index % 10).float() / 255)
 
 
+def test_pixels_keep_their_places(tmp_path: Path) -> None:
+    spec = images(tmp_path)
+    for file in tmp_path.rglob("*.png"):
+        with Image.open(file) as image:
+            image.putpixel((3, 1), (9, 8, 7))
+            image.save(file)
+    inputs = load(spec).train.inputs * 255
+    assert inputs[:, :, 1, 3].round().tolist() == [[9, 8, 7]] * len(inputs)
+
+
 def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     images(tmp_path / "train")
     images(tmp_path / "test", 2)

@@ -163,7 +163,9 @@ def test_training_and_validation_are_corrupted_apart_and_test_never() -> None:
     assert card.validation is not None
     assert int(after.train.permuted.sum()) == 2500
     assert int(after.validation.permuted.sum()) == 250
-    assert not torch.equal(after.train.permuted[:1000], after.validation.permuted)
+    twins, _ = corrupt(dataset(BALANCED, 10, BALANCED), spec("symmetric-flip", 0.25), source="npz", seed=0)
+    assert twins.validation is not None
+    assert not torch.equal(twins.train.permuted, twins.validation.permuted)
     assert after.test is data.test
     assert torch.equal(data.train.labels, data.train.truth)
     alone, _ = corrupt(dataset(BALANCED, 10), spec("symmetric-flip", 0.25), source="npz", seed=0)

@@ -44,19 +44,30 @@ class Data(Frozen):
     )
     path: str | None = Field(None, description="file or folder of the data; relative to where you run")
     kwargs: dict[str, Any] = Field({}, description="arguments for module:function")
-    train: int | None = Field(None, ge=1, description="use at most this many training examples (default: all)")
+    train: int | None = Field(None, ge=1, description="use exactly this many training examples, drawn last (default: all that are left)")
     validation: float = Field(
-        0.1, ge=0, lt=1, description="share of the training examples held out, with the same noise"
+        0.1, ge=0, lt=1, description="share of the training examples held out next, with the same noise"
     )
-    test: float = Field(0.2, gt=0, lt=1, description="share held out as test set where the source has none of its own")
+    test: float = Field(0.2, gt=0, lt=1, description="share split off first as test set, where the source has none")
     normalise: Literal["default", "train", "none"] = Field(
         "default",
-        description="default: the source's own constants, else as train; train: mean and deviation of the training split",
+        description="default: the source's own constants, else as train; train: mean and deviation of the training "
+        "split (one pair for images [N, H, W], per channel for [N, C, H, W], per feature for tables)",
     )
     label: str = Field("label", description="table: column of the labels to train on")
     truth: str | None = Field(None, description="table: column of the true labels, where they are known")
     size: int | None = Field(None, ge=1, description="folder: resize images to size x size pixels")
     seed: int = Field(0, ge=0, description="seed of the split; the same for all seeds of the study")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.kwargs and not is_reference(self.source):
+            raise ValueError("kwargs belong to source = 'module:function'")
+        if self.path is not None and (self.source == "digits" or is_reference(self.source)):
+            raise ValueError(f"path does not belong to source = '{self.source}'")
+        if self.path is None and self.source in ("npz", "table", "folder"):
+            raise ValueError(f"source = '{self.source}' needs a path")
+        return self
 
 
 class Noise(Frozen):
@@ -86,6 +97,8 @@ class Noise(Frozen):
             raise ValueError("rate > 0 but kind = 'none'; name a kind of noise, such as 'symmetric-flip'")
         if self.kind == "human" and self.path is None:
             raise ValueError("kind = 'human' needs path, a file of labels")
+        if self.rate > 0 and (self.kind == "human" or is_reference(self.kind)):
+            raise ValueError(f"rate > 0, but kind = '{self.kind}' brings its own labels; leave rate out")
         if self.map is not None and self.kind != "asymmetric":
             raise ValueError("map belongs to kind = 'asymmetric'")
         if self.map is not None and any(not key.isdecimal() or to < 0 for key, to in self.map.items()):
@@ -158,8 +171,9 @@ class Restart(Frozen):
 
     mode: Literal["rewind", "finetune", "lr-rewind", "scratch", "re-init"] = Field(
         "rewind",
-        description="rewind: weights and schedule of iteration `to`; finetune: final weights, constant rate; lr-rewind: "
-        "final weights, schedule from `to`; scratch: a new start every level; re-init: masks of the rewind ladder, new start",
+        description="rewind: weights and schedule of iteration `to`; finetune: final weights, constant rate; "
+        "lr-rewind: final weights, schedule from `to`; scratch: a new start every level; re-init: masks of the rewind "
+        "ladder, new start",
     )
     to: str = Field("0it", pattern=r"^(0|[1-9]\d*)(it|ep)$", description="'1000it' or '2ep' into the dense level")
     lr: float | None = Field(None, gt=0, description="finetune: learning rate; default: the last of the schedule")
