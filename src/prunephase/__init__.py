@@ -44,8 +44,21 @@ _HOMES = {
 }
 
 __all__ = [
-    *("Curve", "Group", "Phases", "PrunephaseError", "Snapshot", "Study", "Trial", "UserError"),
-    *("curve", "grid", "load", "phases", "preset", "read_curve", "run"),
+    "Curve",
+    "Group",
+    "Phases",
+    "PrunephaseError",
+    "Snapshot",
+    "Study",
+    "Trial",
+    "UserError",
+    "curve",
+    "grid",
+    "load",
+    "phases",
+    "preset",
+    "read_curve",
+    "run",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -130,10 +131,10 @@ def plan(
     plugins: Plugins = NONE,
     json: Json = False,
 ) -> int:
-    """Say what a study costs before anything is spent: trainings, epochs, compute, disk, and hours from a short probe."""
+    """Say what a study costs before anything is spent: trainings, compute, disk, and hours from a short probe."""
     from prunephase import execute
     from prunephase import plan as plans
-    from prunephase.ladder import Site
+    from prunephase.bench import Site
 
     chosen = _load(study, changes, plugins)
     cost = plans.estimate(
@@ -147,7 +148,8 @@ def plan(
     print(f"compute     {cost.macs / 1e12:,.1f} tera multiply-accumulates at dense cost, forward and backward")
     print(f"disk        at most {cost.bytes / 1e6:,.0f} MB")
     print(
-        f"time        {_duration(cost.seconds)} with {cost.workers} workers ({_duration(cost.core_seconds)} on one core), by a short probe"
+        f"time        {_duration(cost.seconds)} with {cost.workers} workers "
+        f"({_duration(cost.core_seconds)} on one core), by a short probe"
     )
     return Exit.OK
 
@@ -392,10 +394,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    try:
+    with contextlib.suppress(ValueError):  # not in the main thread: whoever called us decides about signals
         signal.signal(signal.SIGTERM, _terminated)
-    except ValueError:  # not in the main thread: whoever called us decides about signals
-        pass
     try:
         code = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

@@ -1,7 +1,7 @@
 """One trial down the ladder: the only place where the steps of a level stand in order.
 
-For each level: begin (masks, start weights) - fit - measure - commit - go on. A level that a valid sealed record already
-vouches for is not trained again; whatever is damaged or missing is made anew from the level before it.
+For each level: masks and start weights, fit, measure, commit. A level that a valid sealed record already vouches for is not
+trained again; whatever is damaged or missing is made anew from the level before it.
 """
 
 from __future__ import annotations
@@ -11,38 +11,25 @@ import platform
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunephase import data as sources
-from prunephase import models, noise, prune, restart, tensors
-from prunephase.data import Dataset
-from prunephase.engine import Diverged, cross_entropy, fit, numerics, pick, rates
+from prunephase import prune, tensors
+from prunephase.bench import Bench, Site
+from prunephase.engine import Diverged, cross_entropy, fit, numerics, rates
 from prunephase.errors import DamagedError, IncompatibleError, UserError
 from prunephase.measure import METRICS, evaluate
-from prunephase.noise import Card
+from prunephase.restart import Start, begin
 from prunephase.snapshot import Snapshot
 from prunephase.store import Record, Store
-from prunephase.trial import Trial, steps_per_epoch
+from prunephase.trial import Trial
 
 # Raised by hand whenever a change of ours alters the numbers that an unchanged trial gives.
 NUMERICS_EPOCH = 1
 
 Weights = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where trials are trained: not part of what they are."""
-
-    store: Path
-    device: str = "cpu"
-    plugins: frozenset[str] = frozenset()
-    allow_numerics_change: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,68 +73,6 @@ class _State:
     weights: Weights
 
 
-class Bench:
-    """A trial's materials: data with noise, network shape, budgets. Built when first needed; a UserError explains bad input."""
-
-    def __init__(self, trial: Trial, site: Site) -> None:
-        self.trial, self.site = trial, site
-        self.device = pick(site.device)
-
-    @cached_property
-    def noisy(self) -> tuple[Dataset, Card]:
-        clean = sources.load(self.trial.data, self.site.plugins)
-        return noise.corrupt(
-            clean, self.trial.noise, source=self.trial.data.source, seed=self.trial.seed, plugins=self.site.plugins
-        )
-
-    @cached_property
-    def data(self) -> Dataset:
-        return self.noisy[0].to(self.device)
-
-    def network(self, *where: int | str) -> nn.Module:
-        """A freshly initialised network on the device; `where` names the initialisation."""
-        shape, classes = self.noisy[0].input_shape, len(self.noisy[0].classes)
-        fresh = models.build(self.trial.model, shape, classes, self.trial.seed, *where, plugins=self.site.plugins)
-        return fresh.to(self.device)
-
-    @cached_property
-    def prunable(self) -> tuple[dict[str, int], int]:
-        """{name: size} of the prunable weights, and the number of weights left out."""
-        chosen, ignored = prune.prunable(self.network(), self.trial.pruning)
-        return {name: weight.numel() for name, weight in chosen.items()}, ignored
-
-    @cached_property
-    def budgets(self) -> list[dict[str, int]]:
-        sizes, ignored = self.prunable
-        return prune.budgets(sizes, self.trial.pruning, ignored)
-
-    @property
-    def steps(self) -> int:
-        return steps_per_epoch(len(self.noisy[0].train), self.trial.recipe.batch_size)
-
-    def check(self) -> None:
-        """Raise UserError where this trial cannot be trained, before anything is spent."""
-        recipe, count = self.trial.recipe, len(self.noisy[0].train)
-        _ = self.budgets
-        step = self.trial.restart.iteration(self.steps)
-        if step >= self.steps * recipe.epochs:
-            raise UserError(
-                f"restart.to = '{self.trial.restart.to}': step {step:,} lies beyond the schedule of {self.steps * recipe.epochs:,} steps"
-            )
-        batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network().modules())
-        if batch_norm and count % recipe.batch_size == 1:
-            raise UserError(
-                f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a last batch of one, which BatchNorm cannot "
-                "train on; change it by one"
-            )
-
-    def sparsity(self, remaining: int) -> float:
-        """Share removed, of the weights that the trial counts."""
-        sizes, ignored = self.prunable
-        extra = ignored if self.trial.pruning.count_ignored else 0
-        return 1.0 - (remaining + extra) / (sum(sizes.values()) + extra)
-
-
 def descend(trial: Trial, site: Site) -> Iterator[Event]:
     """Take `trial` from level 0 to its last, committing one sealed record per level; yields what happens.
 
@@ -165,7 +90,8 @@ def _descend(trial: Trial, bench: Bench, store: Store) -> Iterator[Event]:
     yield from (Note(name, text) for text in notes)
     if head is None:
         head = _begin(trial, bench, store)
-    parent, state = head, None  # type: Record, _State | None
+    parent: Record = head
+    state: _State | None = None
     for level in range(trial.pruning.levels + 1):
         found, notes = _sound(store, name, level)
         yield from (Note(name, text) for text in notes)
@@ -234,7 +160,8 @@ def _compatible(head: Record, parent: Record, bench: Bench) -> None:
     was, now = head.body["data"]["fingerprint"], bench.noisy[0].fingerprint
     if was != now:
         raise IncompatibleError(
-            f"trial {head.body['trial']}: the data have changed since it began ({was[:8]} -> {now[:8]}); restore them or use another --store"
+            f"trial {head.body['trial']}: the data have changed since it began ({was[:8]} -> {now[:8]}); "
+            "restore them, or use another --store"
         )
     made, here = parent.body.get("numerics"), _numerics(bench)
     if made is not None and made != here and not bench.site.allow_numerics_change:
@@ -258,51 +185,39 @@ def _load(store: Store, record: Record) -> _State:
 def _level(
     trial: Trial, level: int, bench: Bench, store: Store, parent: Record, state: _State | None
 ) -> Generator[Event, None, tuple[Record, _State | None]]:
+    """Train one level from the state before it, measuring every epoch, and commit it."""
     clock = time.monotonic()
     network = bench.network()
     initial = _weights(network)
-    step, lr, words = 0, None, "the initialisation"
     masks = {name: torch.ones_like(network.get_parameter(name), dtype=torch.bool) for name in bench.prunable[0]}
-    pause_at = trial.restart.iteration(bench.steps) if level == 0 else None
-    if level > 0:
+    start = Start(initial, 0, None, "the initialisation")
+    pause_at = None if level else trial.restart.iteration(bench.steps)
+    if level:
         assert state is not None
         origin = state if trial.pruning.ladder == "iterative" or level == 1 else _load(store, _record(store, trial, 0))
         masks = _next_masks(trial, level, bench, store, network, initial, origin)
-        masks = {name: mask.to(bench.device) for name, mask in masks.items()}
-        rewound = _rewound(trial, store)
-        start = restart.begin(
-            trial.restart,
-            trial.recipe,
-            trial.restart.iteration(bench.steps),
-            rates(trial.recipe)[-1],
-            rewound,
-            origin.weights,
-            lambda: _weights(bench.network(*(("level", level) if trial.restart.mode == "scratch" else ("re-init",)))),
-        )
+        start = _start(trial, level, bench, store, origin)
         network.load_state_dict(dict(start.weights))
         prune.zero_pruned(network, masks)
-        step, lr, words = start.step, start.lr, start.words
     began = tensors.digest(network.state_dict())
-    rewind_weights: Weights | None = initial if pause_at == 0 else None
+    rewound = initial if pause_at == 0 else None
 
     columns: dict[str, list[Any]] = {key: [] for key in ("epoch", "lr", "running_loss", *METRICS)}
     diverged: dict[str, Any] | None = None
     moments = fit(
-        network,
-        bench.data.train,
-        trial.recipe,
+        *(network, bench.data.train, trial.recipe),
         seed=trial.seed,
         level=level,
         masks=masks,
         objective=cross_entropy,
-        begin=step,
+        begin=start.step,
         pause_at=pause_at,
-        lr=lr,
+        lr=start.lr,
     )
     try:
         for moment in moments:
             if moment.running_loss is None:
-                rewind_weights = _weights(network)
+                rewound = _weights(network)
                 continue
             values = evaluate(network, bench.data)
             if values["train_loss"] is None:
@@ -314,18 +229,13 @@ def _level(
     except Diverged as problem:
         diverged = {"epoch": problem.epoch, "step": problem.step, "loss": str(problem.loss)}
 
+    masks = _cpu(masks)
+    weights = _weights(network) if diverged is None else None
     remaining = {name: int(mask.sum()) for name, mask in masks.items()}
-    budget = bench.budgets[level]
-    assert sum(remaining.values()) == sum(budget.values()), "a mask has not the agreed number of survivors"
-    blobs: dict[str, str] = {"masks": store.put_blob(tensors.pack_masks(masks))}
-    if diverged is None:
-        assert prune.leaked(network, masks) == 0, "a pruned weight came back"
-        blobs["weights"] = store.put_blob(tensors.pack_weights(_weights(network), _cpu(masks)))
-        if level == 0:
-            assert rewind_weights is not None
-            blobs["initial"] = store.put_blob(tensors.pack_weights(initial, {}))
-            blobs["rewound"] = store.put_blob(tensors.pack_weights(rewind_weights, {}))
-    total = sum(remaining.values())
+    assert sum(remaining.values()) == sum(bench.budgets[level].values()), (
+        "a mask has not the agreed number of survivors"
+    )
+    assert weights is None or prune.leaked(network, masks) == 0, "a pruned weight came back"
     record = store.put_record(
         trial.digest(),
         level,
@@ -334,46 +244,64 @@ def _level(
             "status": "ok" if diverged is None else "diverged",
             "diverged": diverged,
             "numerics": _numerics(bench),
-            "start": {"from": words, "step": step, "weights": began},
+            "start": {"from": start.words, "step": start.step, "weights": began},
             "prunable": sum(bench.prunable[0].values()),
-            "remaining": total,
-            "sparsity": bench.sparsity(total),
+            "remaining": sum(remaining.values()),
+            "sparsity": bench.sparsity(sum(remaining.values())),
             "layers": {name: [count, bench.prunable[0][name]] for name, count in remaining.items()},
             "epochs": columns,
-            "blobs": blobs,
+            "blobs": _blobs(store, masks, weights, {} if level else {"initial": initial, "rewound": rewound}),
         },
     )
-    store.put_facts(
-        trial.digest(),
-        level,
-        {
-            "seconds": round(time.monotonic() - clock, 3),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "host": platform.node(),
-            "pid": os.getpid(),
-        },
-    )
+    store.put_facts(trial.digest(), level, _facts(time.monotonic() - clock))
     yield _level_done(record, cached=False)
-    return record, (_State(_cpu(masks), _weights(network)) if diverged is None else None)
+    return record, (_State(masks, weights) if weights is not None else None)
+
+
+def _start(trial: Trial, level: int, bench: Bench, store: Store, origin: _State) -> Start:
+    """Where a sparse level begins, by the trial's restart."""
+    scratch = trial.restart.mode == "scratch"
+    return begin(
+        trial.restart,
+        trial.restart.iteration(bench.steps),
+        rates(trial.recipe)[-1],
+        tensors.unpack_weights(store.blob(_record(store, trial, 0).body["blobs"]["rewound"]), {}),
+        origin.weights,
+        lambda: _weights(bench.network("level", level) if scratch else bench.network("re-init")),
+    )
+
+
+def _blobs(
+    store: Store, masks: Mapping[str, Tensor], weights: Weights | None, dense: Mapping[str, Weights | None]
+) -> dict[str, str]:
+    """Keep masks, trained weights, and the dense level's starting points; {name: digest}."""
+    blobs = {"masks": store.put_blob(tensors.pack_masks(masks))}
+    if weights is not None:
+        blobs["weights"] = store.put_blob(tensors.pack_weights(weights, masks))
+    return blobs | {k: store.put_blob(tensors.pack_weights(w, {})) for k, w in dense.items() if w is not None}
+
+
+def _facts(seconds: float) -> dict[str, Any]:
+    """What differs between equal runs."""
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"seconds": round(seconds, 3), "finished": finished, "host": platform.node(), "pid": os.getpid()}
 
 
 def _next_masks(
     trial: Trial, level: int, bench: Bench, store: Store, network: nn.Module, initial: Weights, origin: _State
-) -> Mapping[str, Tensor]:
+) -> dict[str, Tensor]:
     """Masks of `level`, from the scores of the network of `origin`, or for re-init from the finished rewind ladder."""
     ladder = trial.source_trial()
     if ladder is not None:
-        return tensors.unpack_masks(store.blob(_record(store, ladder, level).body["blobs"]["masks"]))
+        chosen = tensors.unpack_masks(store.blob(_record(store, ladder, level).body["blobs"]["masks"]))
+        return {name: mask.to(bench.device) for name, mask in chosen.items()}
     network.load_state_dict(dict(origin.weights))
     masks = {name: mask.to(bench.device) for name, mask in origin.masks.items()}
     snapshot = Snapshot(trial, level, network, masks, initial, bench.data)
     found = prune.scores(snapshot, bench.site.plugins)
     # On the CPU, so that ties and order are decided the same way everywhere.
-    return prune.select(_cpu(found), _cpu(masks), bench.budgets[level])
-
-
-def _rewound(trial: Trial, store: Store) -> Weights:
-    return tensors.unpack_weights(store.blob(_record(store, trial, 0).body["blobs"]["rewound"]), {})
+    chosen = prune.select(_cpu(found), _cpu(masks), bench.budgets[level])
+    return {name: mask.to(bench.device) for name, mask in chosen.items()}
 
 
 def _record(store: Store, trial: Trial, level: int) -> Record:

@@ -10,7 +10,7 @@ from prunephase.store import Store
 from prunephase.study import Study
 
 if TYPE_CHECKING:
-    from prunephase.ladder import Bench, Site
+    from prunephase.bench import Bench, Site
 
 PROBE_STEPS = 30
 
@@ -37,7 +37,7 @@ class Cost:
 
 def estimate(study: Study, site: Site, workers: int) -> Cost:
     """The cost of what `study` still lacks in the store of `site`. Raises UserError where a trial cannot be trained."""
-    from prunephase.ladder import Bench
+    from prunephase.bench import Bench
 
     store, probes = Store(site.store), dict[str, _Probe]()
     levels = trainings = epochs = size = 0
@@ -96,7 +96,7 @@ def _probe(bench: Bench) -> _Probe:
 
 
 def _bytes(bench: Bench, network: Any) -> list[int]:
-    """Bytes of each level's blobs and record, roughly: living weights, everything unprunable, a bit per prunable weight."""
+    """Bytes of each level, roughly: living weights, everything unprunable, a bit per prunable weight, the record."""
     state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     prunable = sum(bench.prunable[0].values())
     record = 2_000 + 200 * bench.trial.recipe.epochs

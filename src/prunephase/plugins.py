@@ -24,7 +24,8 @@ def resolve(name: str, allowed: Collection[str], field: str) -> Callable[..., An
     module, _, function = name.partition(":")
     if module.split(".")[0] not in allowed:
         raise UserError(
-            f"{field} = '{name}': names code of yours; allow it with --plugins {module.split('.')[0]} (nothing was imported)"
+            f"{field} = '{name}': names code of yours; allow it with --plugins {module.split('.')[0]} "
+            "(nothing was imported)"
         )
     try:
         found = getattr(importlib.import_module(module), function)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunephase.trial import Recipe, Restart
+from prunephase.trial import Restart
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a level begins: weights (before masking), the optimiser step of the schedule, and a constant rate, if any."""
+    """Where a level begins: weights (before masking), the step of the schedule, and a constant rate, if any."""
 
     weights: Weights
     step: int
@@ -24,7 +24,6 @@ class Start:
 
 def begin(
     spec: Restart,
-    recipe: Recipe,
     step: int,
     last_lr: float,
     rewound: Weights,
@@ -33,8 +32,8 @@ def begin(
 ) -> Start:
     """The start of a sparse level (He et al. 2022, appendix A.2).
 
-    step: the rewind point in optimiser steps; last_lr: the last rate of the schedule; rewound: weights at the rewind point
-    of the dense level; final: trained weights of the level before; fresh: a new random initialisation.
+    step: the rewind point in optimiser steps; last_lr: the last rate of the schedule; rewound: weights at the rewind
+    point of the dense level; final: trained weights of the level before; fresh: a new random initialisation.
     """
     if spec.mode == "rewind":
         return Start(rewound, step, None, f"dense weights and schedule of step {step}")

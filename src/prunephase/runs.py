@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunephase import execute, table
-from prunephase.errors import Exit, PrunephaseError
+from prunephase.errors import Exit, PrunephaseError, UserError
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial
@@ -40,7 +41,7 @@ class Outcome:
         return Exit.PARTIAL if self.failed or self.diverged or self.out_of_time else Exit.OK
 
 
-Observer = Callable[[Trial, "Event | execute.Finished"], None]
+Observer = Callable[[Trial, "Event | execute.Retried | execute.Finished"], None]
 
 
 def run(
@@ -63,7 +64,7 @@ def run(
     study = trials if isinstance(trials, Study) else Study("study", tuple(trials))
     outcome = train(study, store, workers=workers, device=device, plugins=plugins)
     if outcome.code not in (Exit.OK, Exit.PARTIAL):
-        kinds = {c.code: c for c in PrunephaseError.__subclasses__()}
+        kinds: dict[int, type[PrunephaseError]] = {c.code: c for c in PrunephaseError.__subclasses__()}
         raise kinds[outcome.code]("; ".join(dict.fromkeys(outcome.failed.values())))
     return table.levels(Store(store), study.trials)
 
@@ -80,9 +81,12 @@ def train(
     observe: Observer | None = None,
 ) -> Outcome:
     """Train what is missing, telling `observe` of every event; stops cleanly once `seconds` have passed."""
-    from prunephase.ladder import Site, descend  # imports torch
+    from prunephase.bench import Site
+    from prunephase.ladder import descend  # imports torch
 
     site = Site(Path(store), device, frozenset(plugins), allow_numerics_change)
+    if site.store.exists() and not site.store.is_dir():
+        raise UserError(f"--store {store}: is a file; expected a folder, or a name for a new one")
     check(study, site)
     place, outcome = Store(store), Outcome()
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -93,21 +97,19 @@ def train(
             todo = [
                 t for t in wave if t.source_trial() is None or (t.source_trial() or t).digest() not in outcome.failed
             ]
-            events = execute.map(partial(descend, site=site), todo, min(count, len(todo)))
-            for trial, event in events:
-                if isinstance(event, execute.Finished) and event.problem is not None:
-                    _note_failure(place, trial, event, outcome)
-                if getattr(event, "status", "ok") == "diverged":
-                    outcome.diverged.add(trial.digest())
-                if observe is not None:
-                    observe(trial, event)
-                if Exit.STORAGE in outcome.codes:
-                    _close(events)
-                    return outcome
-                if deadline is not None and time.monotonic() > deadline:
-                    _close(events)
-                    outcome.out_of_time = True
-                    return outcome
+            with closing(execute.map(partial(descend, site=site), todo, min(count, len(todo)))) as events:
+                for trial, event in events:
+                    if isinstance(event, execute.Finished) and event.problem is not None:
+                        _note_failure(place, trial, event, outcome)
+                    if getattr(event, "status", "ok") == "diverged":
+                        outcome.diverged.add(trial.digest())
+                    if observe is not None:
+                        observe(trial, event)
+                    if Exit.STORAGE in outcome.codes:
+                        return outcome
+                    if deadline is not None and time.monotonic() > deadline:
+                        outcome.out_of_time = True
+                        return outcome
     return outcome
 
 
@@ -116,7 +118,7 @@ def check(study: Study, site: Any) -> None:
 
     Seeds share one check: what they change cannot make a trial impossible, except the draw of a tiny data set.
     """
-    from prunephase.ladder import Bench
+    from prunephase.bench import Bench
 
     checked: set[str] = set()
     for trial in study.trials:
@@ -141,9 +143,3 @@ def _note_failure(store: Store, trial: Trial, event: execute.Finished, outcome: 
         text += f" (traceback in {log})"
     outcome.failed[trial.digest()] = text
     outcome.codes.add(event.code)
-
-
-def _close(events: Iterator[Any]) -> None:
-    close = getattr(events, "close", None)
-    if close is not None:
-        close()

@@ -7,8 +7,8 @@
     STORE/quarantine/                  damaged files, set aside
     STORE/locks/, STORE/tmp/, STORE/logs/
 
-A file appears under its name complete or not at all: written to tmp/, synced, renamed, its folder synced. Blobs first, then
-the record that names them. A level is done when a valid sealed record says so, never because a file exists.
+A file appears under its name complete or not at all: written to tmp/, synced, renamed, its folder synced. Blobs
+first, then the record that names them. A level is done when a valid sealed record says so, never because a file exists.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ from prunephase.errors import DamagedError, IncompatibleError, LockedError, Stor
 from prunephase.trial import canonical_json
 
 FORMAT = 1
+LOCK_PATIENCE = 1.0  # seconds: an orphaned worker needs a moment to die, a `status` to look
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_LEVEL = re.compile(r"level-(\d{3,7})\.json")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Store:
     def blob(self, digest: str) -> bytes:
         """The bytes named `digest`. Raises DamagedError where they are missing or altered."""
         path = self._blob_path(digest)
-        data = _read(path)
+        data = _read(path) if _DIGEST.fullmatch(digest) else None
         if data is None:
             raise DamagedError(f"{path}: missing")
         if hashlib.sha256(data).hexdigest() != digest:
@@ -98,40 +103,34 @@ class Store:
     def trials(self) -> list[str]:
         """Digests of all trials that have begun."""
         folder = self.folder / "trials"
-        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
     def damages(self) -> list[str]:
         """Every seal and every blob re-checked: one line per damaged, missing or foreign file."""
-        lines, named = [], set()
+        lines: list[str] = []
+        named: dict[str, None] = {}
         for trial in self.trials():
-            names = sorted(p.name for p in (self.folder / "trials" / trial).iterdir())
-            parent = None
-            for name in sorted(names, key=lambda n: (n != "trial.json", n)):
-                path = self.folder / "trials" / trial / name
+            parent: str | None = None
+            for path, level in self._records(trial, lines):
                 try:
-                    level = None if name == "trial.json" else int(name[6:-5])
                     found = self.record(trial, level)
-                    assert found is not None
-                except (DamagedError, ValueError) as damage:
-                    lines.append(str(damage) if isinstance(damage, DamagedError) else f"{path}: not a record")
+                except (DamagedError, IncompatibleError) as damage:
+                    lines.append(str(damage))
                     parent = None
                     continue
-                if level is not None and (parent is None or found.body["parent"] != parent):
+                if found is None:  # taken away by a running study
+                    continue
+                if level is not None and found.body["parent"] != parent:
                     lines.append(f"{path}: does not follow from the record before it")
                 parent = found.seal
-                for digest in found.body["blobs"].values():
-                    named.add(digest)
-                    try:
-                        self.blob(digest)
-                    except DamagedError as damage:
-                        lines.append(str(damage))
-        for path in sorted((self.folder / "objects").glob("*/*")):
-            if path.parent.name + path.name not in named:
-                try:
-                    self.blob(path.parent.name + path.name)
-                except DamagedError as damage:
-                    lines.append(str(damage))
-        return list(dict.fromkeys(lines))
+                named |= dict.fromkeys(found.body["blobs"].values())
+        named |= {p.parent.name + p.name: None for p in sorted((self.folder / "objects").glob("*/*"))}
+        for digest in named:
+            try:
+                self.blob(digest)
+            except DamagedError as damage:
+                lines.append(str(damage))
+        return lines
 
     # -- writing
 
@@ -139,8 +138,7 @@ class Store:
         """Keep `data` under its SHA-256, which is returned."""
         digest = hashlib.sha256(data).hexdigest()
         path = self._blob_path(digest)
-        if _read(path) != data:
-            self._write(path, data)
+        self._keep(path, data, replace=True)
         return digest
 
     def put_record(self, trial: str, level: int | None, body: Mapping[str, Any]) -> Record:
@@ -153,10 +151,7 @@ class Store:
         seal = hashlib.sha256(canonical_json(body)).hexdigest()
         data = canonical_json({"record": body, "seal": seal}) + b"\n"
         path = self._record_path(trial, level)
-        standing = _read(path)
-        if standing is None:
-            self._write(path, data)
-        elif standing != data:
+        if not self._keep(path, data, replace=False):
             rival = self._aside(f"{trial}-{path.name}-rival")
             self._write(rival, data)
             raise IncompatibleError(
@@ -195,7 +190,9 @@ class Store:
         try:
             probe.acquire(timeout=0)
         except Timeout:
-            return (_read(path.with_suffix(".holder")) or b"another process").decode(errors="replace")
+            return _holder(path)
+        except OSError:  # a folder that we may only read: nobody can be seen to hold anything
+            return None
         probe.release()
         return None
 
@@ -211,10 +208,10 @@ class Store:
             _make_folder(path.parent)
             held = FileLock(path)
             try:
-                held.acquire(timeout=0)
+                held.acquire(timeout=LOCK_PATIENCE, poll_interval=0.05)
             except Timeout:
-                who = self.holder(name) or "another process"
-                raise LockedError(f"{self.folder}: being run by {who}; wait, or use another --store") from None
+                problem = f"{self.folder}: being run by {_holder(path)}; wait, or use another --store"
+                raise LockedError(problem) from None
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             self._write(holder, f"pid {os.getpid()} on {socket.gethostname()} since {since}".encode())
@@ -223,16 +220,39 @@ class Store:
             held.release()
 
     def sweep(self) -> None:
-        """Remove what killed writers left in tmp/. Call it while holding the study."""
-        for path in (self.folder / "tmp").glob("*"):
-            owner = path.name.partition("-")[0]
-            if not (owner.isdecimal() and _alive(int(owner))):
-                with _storage(path):
+        """Remove what killed writers of this machine left in tmp/; living ones may be writing for another study."""
+        for path in (self.folder / "tmp").glob(f"{_machine()}-*"):
+            if not _alive(int(path.name.split("-")[1])):
+                with _storage(path), suppress(FileNotFoundError):  # another study sweeps too
                     os.unlink(path)
+
+    def _keep(self, path: Path, data: bytes, *, replace: bool) -> bool:
+        """See to it that `path` holds `data`; False where it holds something else that may not be replaced."""
+        standing = _read(path)
+        if standing == data:
+            with _storage(path):
+                _sync_folder(path.parent)  # whoever wrote it may have been killed before doing so
+        elif standing is None or replace:
+            self._write(path, data)
+        else:
+            return False
+        return True
+
+    def _records(self, trial: str, lines: list[str]) -> list[tuple[Path, int | None]]:
+        """Paths and levels of a trial's records in order; what is no record becomes one of `lines`."""
+        found: list[tuple[Path, int | None]] = []
+        for path in (self.folder / "trials" / trial).iterdir():
+            match = _LEVEL.fullmatch(path.name)
+            level = int(match[1]) if match else None
+            if path == self._record_path(trial, level) and path.is_file():
+                found.append((path, level))
+            else:
+                lines.append(f"{path}: not a record")
+        return sorted(found, key=lambda record: -1 if record[1] is None else record[1])
 
     def _write(self, path: Path, data: bytes) -> None:
         with _storage(path):
-            temporary = self.folder / "tmp" / f"{os.getpid()}-{secrets.token_hex(8)}"
+            temporary = self.folder / "tmp" / f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
             _make_folder(temporary.parent)
             _make_folder(path.parent)
             handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
@@ -246,7 +266,8 @@ class Store:
                     os.close(handle)
                 os.replace(temporary, path)
             except BaseException:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):  # what could not be written is the news, not what could not be removed
+                    os.unlink(temporary)
                 raise
             _sync_folder(path.parent)
 
@@ -271,7 +292,10 @@ def _unseal(data: bytes, path: Path, expected: Mapping[str, Any]) -> Record:
         found = json.loads(data)
         body, seal = found["record"], found["seal"]
         intact = data == canonical_json(found) + b"\n" and seal == hashlib.sha256(canonical_json(body)).hexdigest()
-    except (ValueError, TypeError, KeyError, RecursionError):
+        # A blob's name becomes a path: what is not a digest could lead out of the store.
+        intact = intact and all(_DIGEST.fullmatch(digest) for digest in body["blobs"].values())
+        intact = intact and (body["level"] is None or isinstance(body["parent"], str))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         intact = False
     if not intact:
         raise DamagedError(f"{path}: does not match its seal")
@@ -305,7 +329,8 @@ def _storage(path: Path) -> Iterator[None]:
             errno.EPERM: "make it writable for you",
         }.get(problem.errno or 0, "check the disk")
         raise StorageError(
-            f"{path}: cannot be written: {problem.strerror}; {remedy} and run the same command again (finished levels are safe)"
+            f"{path}: cannot be written: {problem.strerror}; {remedy} and run the same command again "
+            "(finished levels are safe)"
         ) from None
 
 
@@ -314,7 +339,8 @@ def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    with suppress(FileExistsError):  # another process made it; a file of that name is found by the next step
+        os.mkdir(folder)
     _sync_folder(folder.parent)
 
 
@@ -326,6 +352,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _holder(lock: Path) -> str:
+    return (_read(lock.with_suffix(".holder")) or b"another process").decode(errors="replace")
+
+
+def _machine() -> str:
+    """This machine in the name of a temporary file: a process number means nothing on another one."""
+    return re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:40] or "host"
 
 
 def _alive(pid: int) -> bool:

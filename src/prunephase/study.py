@@ -78,7 +78,8 @@ def parse(fields: Mapping[str, Any], origin: str = "study") -> Study:
 def grid(base: Trial, **axes: Any) -> list[Trial]:
     """Trials from every combination of values; a double underscore stands for the dot of a path.
 
-    >>> [(t.noise.rate, t.seed) for t in grid(Trial(), noise={"kind": "pairflip"}, noise__rate=[0.2, 0.4], seed=range(2))]
+    >>> trials = grid(Trial(), noise={"kind": "pairflip"}, noise__rate=[0.2, 0.4], seed=range(2))
+    >>> [(t.noise.rate, t.seed) for t in trials]
     [(0.2, 0), (0.2, 1), (0.4, 0), (0.4, 1)]
 
     Raises UserError for a path that does not exist or a value that is not allowed.

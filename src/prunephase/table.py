@@ -14,7 +14,7 @@ from prunephase.trial import Trial, canonical_json
 
 
 def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
-    """One row per finished (trial, level): the trial's fields under dotted names, counts, and the last epoch's measures.
+    """One row per finished (trial, level): the trial's fields under dotted names, counts, the last epoch's measures.
 
     Headline measures are those of the last epoch. `best_*` names the epoch that the validation split chose;
     `oracle_*` the one that the test split would have chosen: for comparison with papers only.

@@ -35,7 +35,7 @@ def unpack_masks(data: bytes) -> dict[str, Tensor]:
 
 
 def pack_weights(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bytes:
-    """A state_dict whose masked tensors are reduced to their living values, so that a level's size follows its density."""
+    """A state_dict whose masked tensors keep their living values only, so that a level's size follows its density."""
     kept = {name: (w[masks[name]] if name in masks else w) for name, w in weights.items()}
     return save({name: w.detach().cpu().clone().contiguous() for name, w in kept.items()})
 

@@ -32,13 +32,17 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None or share != share else f"{100 * share:.{digits}f} %"
 
 
+def _ignore(_trial: Trial, _event: Any) -> None:
+    pass
+
+
 @contextmanager
 def watch(study: Study, store: Store, *, quiet: bool) -> Iterator[Observer]:
-    """An observer that shows what happens: a bar on a terminal, one plain line per level elsewhere, nothing if `quiet`."""
+    """An observer of a run: a bar on a terminal, one plain line per level elsewhere, nothing if `quiet`."""
     names = _names(study)
     total = sum(t.pruning.levels + 1 - len(store.levels(t.digest())) for t in study.trials)
     if quiet:
-        yield lambda trial, event: None
+        yield _ignore
     elif sys.stderr.isatty():
         with _bar() as bar:
             task = bar.add_task("levels", total=total, now="starting")
@@ -123,8 +127,8 @@ def _line(name: str, event: Any) -> str:
     values = event.values
     state = "" if event.status == "ok" else f"  {event.status.upper()}"
     return (
-        f"{name}  level {event.level:2d}  sparsity {percent(event.sparsity, 2)}  train {percent(values['train_accuracy'])}  "
-        f"test {percent(values['test_accuracy'])}{state}"
+        f"{name}  level {event.level:2d}  sparsity {percent(event.sparsity, 2)}  "
+        f"train {percent(values['train_accuracy'])}  test {percent(values['test_accuracy'])}{state}"
     )
 
 

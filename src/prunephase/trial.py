@@ -252,15 +252,19 @@ def canonical_json(value: Any) -> bytes:
 def remaining_weights(prunable: int, fraction: float, levels: int, ignored: int = 0) -> list[int]:
     """Weights left at levels 0..levels: each round removes round(fraction * remaining), as torch.nn.utils.prune does.
 
-    `ignored` weights are never pruned but counted in the fraction (`count_ignored`, He et al.'s arithmetic).
+    `ignored` weights are never pruned but counted in the fraction (`count_ignored`). With them the arithmetic is that of
+    He et al.'s code, which removes one more than the fraction, rounded up: the threshold itself goes too.
     The list is shorter than levels + 1 where nothing is left to remove.
 
     >>> remaining_weights(10, 0.2, 3)
     [10, 8, 6, 5]
+    >>> remaining_weights(265_200, 0.2, 30, ignored=1_000)[24:]
+    [250]
     """
     counts = [prunable]
     for _ in range(levels):
-        remove = round(fraction * (counts[-1] + ignored))
+        share = fraction * (counts[-1] + ignored)
+        remove = math.ceil(share) + 1 if ignored else round(share)
         if remove < 1 or remove >= counts[-1]:
             break
         counts.append(counts[-1] - remove)

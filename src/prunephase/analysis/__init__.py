@@ -1,10 +1,9 @@
 """From tables to conclusions: curves, their phases, and how sure we are; knows neither torch nor the engine."""
 
-from prunephase.analysis.curve import Curve, Group, curve
+from prunephase.analysis.curve import Curve, Group, curve, read_curve
 from prunephase.analysis.phases import Phases, Point, Span, phases
-from prunephase.analysis.reading import read_curve
 from prunephase.analysis.severity import Severity
-from prunephase.analysis.statistics import interval, summary
+from prunephase.analysis.statistics import Summary, interval, summarise
 
 __all__ = [
     "Curve",
@@ -13,9 +12,10 @@ __all__ = [
     "Point",
     "Severity",
     "Span",
+    "Summary",
     "curve",
     "interval",
     "phases",
     "read_curve",
-    "summary",
+    "summarise",
 ]

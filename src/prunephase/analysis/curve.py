@@ -1,4 +1,4 @@
-"""Curves: accuracy against the ladder, one value per seed and level."""
+"""Curves: accuracy against the ladder, one value per seed and level, from a study's table or from a file."""
 
 # S seeds, L levels.
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from prunephase.errors import UserError, nearest
 
 Floats = NDArray[np.float64]
 
-TRAIN = "train_accuracy"
+TEST, TRAIN = "test_accuracy", "train_accuracy"
 NEEDED = ("seed", "level", "sparsity")
+KNOWN = ("sparsity", TEST, TRAIN, "seed", "level")
+FEWEST = 3  # levels: before, at and after a dip
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Curve:
         return list(self.members)
 
 
-def curve(table: pl.DataFrame, y: str = "test_accuracy", by: Sequence[str] | None = None) -> Curve:
+def curve(table: pl.DataFrame, y: str = TEST, by: Sequence[str] | None = None) -> Curve:
     """Gather a level table, one row per trial and level, into curves with one value per seed and level.
 
     `by`: columns that tell the curves apart; default: every dotted trial field (`noise.rate`, ...) that varies.
@@ -82,11 +85,11 @@ def curve(table: pl.DataFrame, y: str = "test_accuracy", by: Sequence[str] | Non
     if not table[y].dtype.is_numeric():
         raise UserError(f"column {y!r} holds {table[y].dtype}; a curve needs numbers")
     names = _varying(table) if by is None else tuple(by)
-    keyed = table.with_columns(pl.col(name).map_elements(repr, pl.String).alias(_sort(name)) for name in _nested(table, names))
-    order = [_sort(name) if _sort(name) in keyed.columns else name for name in names]
     if not names:
         return Curve(y, names, (_gather({}, table, y),))
-    parts = keyed.partition_by(order, maintain_order=True)
+    # by their text, because polars cannot group by lists and structs
+    ids = pl.Series([repr(row) for row in table.select(names).iter_rows()])
+    parts = [table.filter(ids == one) for one in dict.fromkeys(ids)]
     members = [_gather({name: part[name][0] for name in names}, part, y) for part in parts]
     return Curve(y, names, tuple(sorted(members, key=lambda group: [_rank(v) for v in group.key.values()])))
 
@@ -94,15 +97,6 @@ def curve(table: pl.DataFrame, y: str = "test_accuracy", by: Sequence[str] | Non
 def _varying(table: pl.DataFrame) -> tuple[str, ...]:
     dotted = [name for name in table.columns if "." in name]
     return tuple(name for name in dotted if len({repr(value) for value in table[name].to_list()}) > 1)
-
-
-def _nested(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
-    """Columns polars cannot group by as they are: lists, structs, objects."""
-    return [name for name in names if table[name].dtype.is_nested() or table[name].dtype == pl.Object]
-
-
-def _sort(name: str) -> str:
-    return f"\0{name}"
 
 
 def _rank(value: Any) -> tuple[int, Any]:
@@ -123,12 +117,14 @@ def _gather(key: Mapping[str, Any], rows: pl.DataFrame, y: str) -> Group:
     spread = rows.group_by("level").agg(low=pl.col("sparsity").min(), high=pl.col("sparsity").max()).sort("level")
     apart = spread.filter(pl.col("high") - pl.col("low") > 1e-6)
     if not apart.is_empty():
-        raise UserError(f"{name}: level {apart['level'][0]} has more than one sparsity; tell the curves apart with by = [...]")
+        raise UserError(
+            f"{name}: level {apart['level'][0]} has more than one sparsity; tell the curves apart with by = [...]"
+        )
     levels = spread["level"].to_numpy().astype(np.int64)
     seeds = sorted(set(rows["seed"].to_list()))
     at = (np.searchsorted(seeds, rows["seed"].to_numpy()), np.searchsorted(levels, rows["level"].to_numpy()))
     diverged = (
-        np.array(rows["status"].to_list()) == "diverged" if "status" in rows.columns else np.zeros(rows.height, dtype=bool)
+        rows["status"].to_numpy() == "diverged" if "status" in rows.columns else np.zeros(rows.height, dtype=bool)
     )
 
     def matrix(column: str) -> Floats:
@@ -148,3 +144,95 @@ def _gather(key: Mapping[str, Any], rows: pl.DataFrame, y: str) -> Group:
         seeds=tuple(int(seed) for seed in seeds),
         diverged=int(diverged.sum()),
     )
+
+
+def read_curve(path: str | Path) -> Curve:
+    """One curve from a file with the columns sparsity, test_accuracy and, optionally, train_accuracy, seed, level.
+
+    Shares or percent is decided for each column by its largest value: up to 1 shares, above 1.5 percent, in between an
+    error. Without `level`, levels are the ranks of the sparsities, from 0; without `seed`, there is one. Other columns
+    are ignored.
+
+    Raises UserError, in one line, for a file that is missing, empty or of another kind; columns that are missing or not
+    numeric; values that are empty, NaN or out of range; a level twice; fewer than 3 levels.
+    """
+    path = Path(path)
+    table = _load(path)
+    for name in ("sparsity", TEST):
+        if name not in table.columns:
+            raise UserError(
+                f"{path.name}: column {name!r} is missing; {nearest(name, table.columns)}; needed: sparsity, {TEST}"
+            )
+    if table.is_empty():
+        raise UserError(f"{path.name}: no rows; expected one per seed and level")
+    table = table.select(_numbers(path, table[name], name) for name in KNOWN if name in table.columns)
+    accuracies = [name for name in (TEST, TRAIN) if name in table.columns]
+    table = table.with_columns(_shares(path, table[name]) for name in ("sparsity", *accuracies))
+    table = table.with_columns(_whole(path, table, "seed") if "seed" in table.columns else pl.lit(0).alias("seed"))
+    ranks = (pl.col("sparsity").round(6).rank("dense") - 1).cast(pl.Int64).alias("level")
+    table = table.with_columns(_whole(path, table, "level") if "level" in table.columns else ranks)
+    if table["level"].n_unique() < FEWEST:
+        raise UserError(f"{path.name}: {table['level'].n_unique()} level(s); a dip needs at least {FEWEST} sparsities")
+    try:
+        found = curve(table, TEST, by=())
+    except UserError as error:
+        raise UserError(f"{path.name}: {str(error).removeprefix('the table: ')}") from None
+    sparsity = found.members[0].sparsity
+    if (sparsity[1:] <= sparsity[:-1]).any():
+        raise UserError(f"{path.name}: sparsity does not rise with level; remove the column 'level' to have it derived")
+    return found
+
+
+def _load(path: Path) -> pl.DataFrame:
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; expected a csv or parquet file")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; expected a csv or parquet file with the columns sparsity, {TEST}")
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
+        raise UserError(f"{path.name}: ends in {path.suffix or 'nothing'!r}; expected .csv, .tsv or .parquet")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pl.read_parquet(path)
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        table = pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8")
+    except OSError as error:
+        raise UserError(f"{path.name}: cannot be read ({error.strerror or 'I/O error'})") from None
+    except pl.exceptions.NoDataError:
+        raise UserError(f"{path.name}: empty; expected the columns sparsity, {TEST}") from None
+    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+        kind = "parquet" if path.suffix.lower() in (".parquet", ".pq") else "csv"
+        raise UserError(f"{path.name}: not a {kind} file; expected the columns sparsity, {TEST}") from None
+    return table.rename({name: name.strip().lstrip("\ufeff") for name in table.columns})
+
+
+def _numbers(path: Path, column: pl.Series, name: str) -> pl.Series:
+    text = column.str.strip_chars() if column.dtype == pl.String else column
+    try:
+        numbers = text.cast(pl.Float64, strict=False)
+    except pl.exceptions.PolarsError:
+        raise UserError(f"{path.name}: column {name!r} holds {column.dtype}; expected numbers") from None
+    bad = (numbers.is_null() | ~numbers.is_finite().fill_null(False)).arg_true()
+    if len(bad):
+        came = column[bad[0]]
+        raise UserError(
+            f"{path.name}, row {bad[0] + 1}: {name} = {came!r} is not a finite number; correct or remove the row"
+        )
+    return numbers.alias(name)
+
+
+def _whole(path: Path, table: pl.DataFrame, name: str) -> pl.Series:
+    column = table[name]
+    bad = ((column != column.round()) | (column < 0) | (column > 2**53)).arg_true()
+    if len(bad):
+        raise UserError(f"{path.name}, row {bad[0] + 1}: {name} = {column[bad[0]]:g}; expected a whole number from 0")
+    return column.cast(pl.Int64)
+
+
+def _shares(path: Path, column: pl.Series) -> pl.Series:
+    low, high = float(column.to_numpy().min()), float(column.to_numpy().max())
+    span = f"{path.name}: {column.name} from {low:g} to {high:g}"
+    if low < 0 or high > 100:
+        raise UserError(f"{span}; expected shares in [0, 1] or percent in [0, 100]")
+    if 1 < high <= 1.5:
+        raise UserError(f"{span}; shares or percent? write shares in [0, 1]")
+    return column / 100 if high > 1 else column

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunephase.analysis.shape import flattened, humps, one_hump, smoothed
-from prunephase.analysis.spread import Summary, correlation, draw, summarise
+from prunephase.analysis.spread import ROUNDING, Spread, correlation, draw, spread
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -21,6 +21,7 @@ APART = 3.0  # standard errors; see `flattened`
 RELEVANT = 0.02  # depth of a dip, in accuracy, that a study should not miss
 POWER = 0.9  # chance of finding it that we ask for
 POWER_DRAWS = 199
+NEEDED_DRAWS = 99  # per number of seeds tried
 HALF_WIDTH = 4  # levels from the centre of the planted dip to its shoulders
 COUNTS = (3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)  # numbers of seeds tried for `needed`
 
@@ -35,13 +36,13 @@ class Evidence:
     statistic: float
     p_value: float
     critical: float
-    summary: Summary
+    observed: Spread
     correlated: Floats
     null: Floats
 
 
-def statistic(summary: Summary, there: Bools) -> Floats:
-    """Weighted squared error of the smoothed mean that a second hump removes; 0 where one hump fits. [..., L] -> [B]."""
+def statistic(summary: Spread, there: Bools) -> Floats:
+    """Weighted squared error of the smoothed mean that a second hump removes; 0 if one hump fits. [..., L] -> [B]."""
     weights = np.atleast_2d(there.sum(axis=0) / summary.variance)
     errors = humps(np.atleast_2d(smoothed(summary.mean)), weights)
     return errors.one - errors.two
@@ -54,22 +55,24 @@ def evidence(values: Floats, there: Bools, generator: np.random.Generator, draws
     Gaussian curves with the measured variance by level and correlation between levels, and each draw is treated as the
     data were, variances included. None where the seeds show no spread to compare with.
     """
-    observed = summarise(values, there)
-    if not observed.variance.any():
+    observed = spread(values, there)
+    if observed.variance.max() < ROUNDING**2:
         return None
     count = there.sum(axis=0)
     null = flattened(one_hump(observed.mean, count / observed.variance), np.sqrt(observed.variance / count), APART)
     correlated = correlation(observed, there)
     found = float(statistic(observed, there)[0])
     by_chance = statistic(
-        summarise(draw(null, observed.variance, correlated, len(values), draws, generator), there), there
+        spread(draw(null, observed.variance, correlated, len(values), draws, generator), there), there
     )
     at_least = int(np.sum(by_chance >= found - 1e-9 * abs(found)))
     critical = float(np.quantile(by_chance, 1 - ALPHA, method="higher"))
     return Evidence(found, (1 + at_least) / (1 + draws), critical, observed, correlated, null)
 
 
-def power(seen: Evidence, seeds: int, generator: np.random.Generator, depth: float = RELEVANT) -> float:
+def power(
+    seen: Evidence, seeds: int, generator: np.random.Generator, depth: float = RELEVANT, draws: int = POWER_DRAWS
+) -> float:
     """Chance that a dip of `depth` would be found with so many complete seeds that scatter as those seen.
 
     The dip, a raised cosine `HALF_WIDTH` levels to each shoulder, is planted into the null at all places in the middle
@@ -81,12 +84,12 @@ def power(seen: Evidence, seeds: int, generator: np.random.Generator, depth: flo
     there = np.ones((seeds, levels), dtype=bool)
 
     def statistics(truth: Floats) -> Floats:
-        curves = draw(truth, seen.summary.variance, seen.correlated, seeds, POWER_DRAWS, generator)
-        return statistic(summarise(curves, there), there)
+        curves = draw(truth, seen.observed.variance, seen.correlated, seeds, draws, generator)
+        return statistic(spread(curves, there), there)
 
     critical = np.quantile(statistics(seen.null), 1 - ALPHA, method="higher")
     dips = np.stack([planted(seen.null, centre, half, depth) for centre in range(first, max(first, last) + 1)])
-    return float(np.mean(statistics(np.resize(dips, (POWER_DRAWS, 1, levels))) > critical))
+    return float(np.mean(statistics(np.resize(dips, (draws, 1, levels))) > critical))
 
 
 def planted(curve: Floats, centre: int, half: int, depth: float) -> Floats:
@@ -102,7 +105,7 @@ def needed(seen: Evidence, generator: np.random.Generator) -> int | None:
     low, high = 0, len(COUNTS)
     while low < high:
         middle = (low + high) // 2
-        if power(seen, COUNTS[middle], generator) >= POWER:
+        if power(seen, COUNTS[middle], generator, draws=NEEDED_DRAWS) >= POWER:
             high = middle
         else:
             low = middle + 1

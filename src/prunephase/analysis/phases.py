@@ -15,7 +15,7 @@ from prunephase.analysis.detect import ALPHA, POWER, RELEVANT, Evidence, evidenc
 from prunephase.analysis.sentence import sentence
 from prunephase.analysis.severity import Severity, severity
 from prunephase.analysis.shape import humps, smoothed
-from prunephase.analysis.spread import reweighted, summarise
+from prunephase.analysis.spread import ROUNDING, reweighted, spread
 from prunephase.errors import UserError
 from prunephase.streams import generator
 
@@ -31,7 +31,7 @@ RESAMPLES = 399
 
 @dataclass(frozen=True)
 class Point:
-    """A level on the curve. `value`: mean accuracy in [0, 1]; `levels`: 95 % interval of the level, None with one seed."""
+    """A level on the curve. `value`: mean accuracy in [0, 1]; `levels`: 95 % interval, None with one seed."""
 
     level: int
     sparsity: float
@@ -78,7 +78,9 @@ class Phases:
         values["phases"] = {
             name: [self.phases[name].start, self.phases[name].end] if name in self.phases else None for name in NAMES
         }
-        values["boundaries"] = {name: _listed(span.start_levels) for name, span in self.phases.items() if name != "light"}
+        values["boundaries"] = {
+            name: _listed(span.start_levels) for name, span in self.phases.items() if name != "light"
+        }
         for name in ("dip", "peak", "threshold"):
             if values[name] is not None:
                 values[name]["levels"] = _listed(values[name]["levels"])
@@ -115,16 +117,18 @@ def phases(curve: Group, *, seed: int = 0) -> Phases:
     rows = np.isfinite(curve.test).any(axis=1)
     if levels.sum() < 3:
         raise UserError(f"{int(levels.sum())} level(s) with an accuracy; phases need at least 3")
-    values = curve.test[np.ix_(rows, levels)]
+    values = _ordered(curve.test[np.ix_(rows, levels)])
     there = np.isfinite(values)
-    summary = summarise(values, there)
+    summary = spread(values, there)
     mean, n = summary.mean, len(values)
 
     seen = evidence(values, there, generator(seed, "analysis", "null"))
-    weights = there.sum(axis=0) / seen.summary.variance if seen else np.ones(len(mean))
+    weights = there.sum(axis=0) / seen.observed.variance if seen else np.ones(len(mean))
     places = locate(mean[None], weights)[0]
-    draws = [places] if n == 1 else locate(
-        reweighted(summary, there, RESAMPLES, generator(seed, "analysis", "resample")), weights
+    draws = (
+        [places]
+        if n == 1
+        else locate(reweighted(summary, there, RESAMPLES, generator(seed, "analysis", "resample")), weights)
     )
 
     numbers, sparsity = curve.levels[levels], curve.sparsity[levels]
@@ -164,9 +168,19 @@ def phases(curve: Group, *, seed: int = 0) -> Phases:
         phases=spans,
         severity=severity(values, mean, numbers, places.before, places.dip, places.peak) if dip else None,
         sentence=sentence(
-            verdict, p_value, n, chance, count, *((float(mean[places.before]), dip, peak) if dip else (None, None, None))
+            verdict,
+            p_value,
+            n,
+            chance,
+            count,
+            *((float(mean[places.before]), dip, peak) if dip else (None, None, None)),
         ),
     )
+
+
+def _ordered(values: Floats) -> Floats:
+    """Seeds in the order of their values, so that the random weights they get do not depend on their numbers."""
+    return values[np.lexsort(np.nan_to_num(values, nan=-np.inf).T[::-1])]
 
 
 def _verdict(seen: Evidence | None, n: int, seed: int) -> tuple[Verdict, float | None, int | None]:
@@ -187,31 +201,47 @@ def locate(means: Floats, weights: Floats) -> list[Places]:
     Two humps fitted to the smoothed curve say which valley is meant (to the curve itself where smoothing levels it);
     within it dip and peak are the lowest and highest values of the mean itself, the earlier of equals.
     """
-    weight = np.broadcast_to(weights, means.shape)
-    smooth, plain = humps(smoothed(means), weight), humps(means, weight)
-    scale = np.maximum(plain.one, smooth.one)
-    tries = [(errors.one - errors.two > 1e-9 * scale, errors.split) for errors in (smooth, plain)]
-    return [_places(mean, [int(split[b]) for found, split in tries if found[b]]) for b, mean in enumerate(means)]
+    splits = np.full(len(means), -1)
+    for curves in (smoothed(means), means):
+        left = np.flatnonzero(splits < 0)
+        if not left.size:
+            break
+        errors = humps(curves[left], np.broadcast_to(weights, curves[left].shape))
+        two = errors.one - errors.two > 1e-9 * errors.one + ROUNDING**2 * weights.sum()
+        splits[left[two]] = errors.split[two]
+    return [_places(mean, int(split)) for mean, split in zip(means, splits, strict=True)]
 
 
-def _places(mean: Floats, splits: list[int]) -> Places:
-    for split in splits:
+def _places(mean: Floats, split: int) -> Places:
+    if split >= 0:
         before = int(np.argmax(mean[: split + 1]))
         after = split + 1 + int(np.argmax(mean[split + 1 :]))
         dip = before + int(np.argmin(mean[before : after + 1]))
         peak = dip + int(np.argmax(mean[dip:]))
         if before < dip < peak:
             fall, rise = mean[before] - mean[dip], mean[peak] - mean[dip]
-            critical = _first(mean[before : dip + 1] < mean[dip] + fall / 2, before)
-            sweet = _first(mean[dip : peak + 1] >= mean[dip] + rise / 2, dip)
-            return Places(before, dip, peak, critical, sweet, _first(mean[peak:] < mean[peak] - min(fall, rise) / 2, peak))
+            return Places(
+                before,
+                dip,
+                peak,
+                critical=before + _settled(mean[before : dip + 1] < mean[dip] + fall / 2),
+                sweet=dip + _settled(mean[dip : peak + 1] >= mean[dip] + rise / 2),
+                collapsed=_collapse(mean, peak, min(fall, rise) / 2),
+            )
     top = int(np.argmax(mean))
-    fall = mean[top] - mean[top:].min()
-    return Places(-1, -1, -1, -1, -1, _first(mean[top:] < mean[top] - fall / 2, top) if fall > RELEVANT else -1)
+    fall = mean[top] - mean[-1]
+    return Places(-1, -1, -1, -1, -1, _collapse(mean, top, fall / 2) if fall > RELEVANT else -1)
 
 
-def _first(true: Bools, offset: int) -> int:
-    return offset + int(np.argmax(true)) if true.any() else -1
+def _settled(true: Bools) -> int:
+    """From which index on all are true; one past the end if the last is not."""
+    return len(true) - int(np.argmin(true[::-1])) if not true.all() else 0
+
+
+def _collapse(mean: Floats, top: int, loss: float) -> int:
+    """The level from which the curve stays below that at `top` by more than `loss`; -1 if it does not end there."""
+    start = top + _settled(mean[top:] < mean[top] - loss)
+    return start if start < len(mean) else -1
 
 
 def _threshold(curve: Group, seed: int) -> Point | None:
@@ -219,19 +249,24 @@ def _threshold(curve: Group, seed: int) -> Point | None:
     if curve.train is None or not np.isfinite(curve.train[:, 0]).any():
         return None
     levels = np.isfinite(curve.train).any(axis=0)
-    values = curve.train[np.ix_(np.isfinite(curve.train).any(axis=1), levels)]
+    values = _ordered(curve.train[np.ix_(np.isfinite(curve.train).any(axis=1), levels)])
     numbers, sparsity, there = curve.levels[levels], curve.sparsity[levels], np.isfinite(values)
-    summary = summarise(values, there)
-    at = _first(summary.mean < THRESHOLD * summary.mean[0], 0)
+    summary = spread(values, there)
+    at = _below(summary.mean)
     if at < 0:
         return None
     interval = None
     if len(values) > 1:
         means = reweighted(summary, there, RESAMPLES, generator(seed, "analysis", "threshold"))
-        found = [first for mean in means if (first := _first(mean < THRESHOLD * mean[0], 0)) >= 0]
+        found = [first for mean in means if (first := _below(mean)) >= 0] or [at]
         low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
         interval = int(numbers[low]), int(numbers[high])
     return Point(int(numbers[at]), float(sparsity[at]), float(summary.mean[at]), interval)
+
+
+def _below(train: Floats) -> int:
+    below = train < THRESHOLD * train[0]
+    return int(np.argmax(below)) if below.any() else -1
 
 
 def _listed(pair: tuple[Any, Any] | None) -> list[Any] | None:

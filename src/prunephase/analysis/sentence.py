@@ -22,13 +22,13 @@ def sentence(
     n: int,
     power: float | None,
     needed: int | None,
-    before: float | None,
+    before: float,
     dip: Place | None,
     peak: Place | None,
 ) -> str:
     """Verdict, p-value, seeds, then dip and peak, which are candidates unless the verdict is "present".
 
-    `before`: mean accuracy that the fall starts from; needed: None if more than 100 seeds, or unknown.
+    `before`: mean accuracy that the fall to `dip` starts from; needed: None if more than 100 seeds, or unknown.
     """
     seeds = f"{n} seed{'s' if n != 1 else ''}"
     tested = seeds if p_value is None else f"p = {p_value:.3f}, {seeds}"
@@ -41,18 +41,20 @@ def sentence(
             f"Sparse double descent is not shown ({tested}): a dip of 2 points would have been found with "
             f"{100 * (power or 0):.0f} % power{candidate}."
         )
-    if p_value is None:
-        why = "one seed cannot tell a dip from chance" if n == 1 else "the seeds show no spread; are they copies?"
-        return f"Underpowered ({tested}): {why}; run at least 3 seeds{candidate}."
-    more = f"about {needed} seeds" if needed else "more than 100 seeds"
-    return (
-        f"Underpowered ({tested}): a dip of 2 points would be found with {100 * (power or 0):.0f} % power; "
-        f"{more} would reach 90 %{candidate}."
-    )
+    if n == 1:
+        why = "one seed cannot tell a dip from chance; run at least 3"
+    elif p_value is None:
+        why = "no spread between the seeds (copies of one another, or no level in common); train each on its own"
+    elif n == 2:
+        why = "a verdict takes at least 3 seeds"
+    else:
+        more = f"about {needed} seeds" if needed else "more than 100 seeds"
+        why = f"a dip of 2 points would be found with {100 * (power or 0):.0f} % power; {more} would reach 90 %"
+    return f"Underpowered ({tested}): {why}{candidate}."
 
 
-def _story(before: float | None, dip: Place | None, peak: Place | None) -> str | None:
-    if before is None or dip is None or peak is None:
+def _story(before: float, dip: Place | None, peak: Place | None) -> str | None:
+    if dip is None or peak is None:
         return None
     return (
         f"accuracy falls from {100 * before:.1f} % to {100 * dip.value:.1f} % at level {dip.level} "

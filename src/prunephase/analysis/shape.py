@@ -72,11 +72,11 @@ class Humps:
 def humps(values: Floats, weights: Floats) -> Humps:
     """Weighted squared error of the best fit that rises then falls, and of the best that does so twice. [B, L].
 
-    One hump includes flat, falling and rising curves; two humps include one. A batch is worked off in pieces that keep
-    the memory near 50 MB.
+    One hump includes flat, falling and rising curves; two humps include one. A batch is worked off in pieces that stay
+    in the processor's cache.
     """
     curves, levels = values.shape
-    piece = max(1, 2_000_000 // levels**2 // 2)
+    piece = max(1, 500_000 // levels**2)
     parts = [_humps(values[i : i + piece], weights[i : i + piece]) for i in range(0, curves, piece)]
     return Humps(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("one", "two", "split")))
 

@@ -14,25 +14,26 @@ Bools = NDArray[np.bool_]
 
 PRIOR = 4.0  # degrees of freedom lent by the neighbouring levels to a level's own variance
 REACH = 2  # neighbours on each side that lend them
+ROUNDING = 1e-9  # accuracies closer than this are equal
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Seeds in short. mean, variance (of one seed, its offset removed): [..., L]; residuals: [..., S, L], 0 if missing."""
+class Spread:
+    """Seeds in short. mean, variance (of a seed less its offset): [..., L]; residuals: [..., S, L], 0 if missing."""
 
     mean: Floats
     variance: Floats
     residuals: Floats
 
 
-def summarise(values: Floats, there: Bools) -> Summary:
+def spread(values: Floats, there: Bools) -> Spread:
     """Mean and variance by level, after removing what a seed adds to all its levels alike. [..., S, L], [S, L].
 
     A seed's offset moves its whole curve and so says nothing of its shape. Missing cells (`there` is False) are left
     out; offsets are estimated from the cells that are there, so that a gap in a good seed does not look like a dip.
     A level's variance is pulled towards that of its neighbours (`PRIOR`, `REACH`), as in Smyth (2004).
     """
-    seeds, levels = there.shape
+    levels = there.shape[1]
     filled = np.where(there, values, 0.0)
     count = there.sum(axis=0)
     cells = there.sum(axis=1)
@@ -45,21 +46,21 @@ def summarise(values: Floats, there: Bools) -> Summary:
     # the offsets take one degree of freedom per seed, spread evenly over its levels
     freedom = (count - 1) * (1 - 1 / levels)
     if not freedom.any():
-        return Summary(mean, np.zeros_like(mean), residuals)
+        return Spread(mean, np.zeros_like(mean), residuals)
     squares = (residuals**2).sum(axis=-2)
     near = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels))) <= REACH
     overall = squares.sum(axis=-1, keepdims=True) / freedom.sum()
     lent = near @ freedom
     local = np.where(lent > 0, (squares @ near) / np.maximum(lent, 1e-12), overall)
     variance = (squares + PRIOR * local) / (freedom + PRIOR)
-    return Summary(mean, np.maximum(variance, 1e-4 * overall), residuals)
+    return Spread(mean, np.maximum(variance, 1e-4 * overall), residuals)
 
 
-def correlation(summary: Summary, there: Bools) -> Floats:
+def correlation(summary: Spread, there: Bools) -> Floats:
     """Correlation between levels of one seed's scatter, up to an offset. [L, L].
 
-    From the variogram of standardised residuals, which an offset of a seed cannot bend: half the mean squared difference
-    of cells h levels apart, fitted by a nugget and an exponential, a + b (1 - r^h).
+    From the variogram of standardised residuals, which a seed's offset cannot bend: half the mean squared difference of
+    cells h levels apart, fitted by a nugget and an exponential, a + b (1 - r^h).
     """
     seeds, levels = there.shape
     deviation = np.sqrt(summary.variance * (seeds - 1) / seeds)
@@ -105,10 +106,10 @@ def draw(
     return truth + generator.standard_normal((draws, seeds, len(variance))) @ root.T
 
 
-def reweighted(summary: Summary, there: Bools, draws: int, generator: np.random.Generator) -> Floats:
+def reweighted(summary: Spread, there: Bools, draws: int, generator: np.random.Generator) -> Floats:
     """Means had the seeds been others: whole seeds' residuals under Gaussian weights. [B, L].
 
-    The weights spread as the mean of S seeds does, also for few seeds, where drawing seeds with replacement is too narrow.
+    The weights spread as the mean of S seeds does; with few seeds, drawing them with replacement is too narrow.
     """
     count = there.sum(axis=0)
     scale = np.sqrt(count * np.maximum(count - 1, 1))

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
-
-from prunephase.analysis.curve import Group
 
 Floats = NDArray[np.float64]
 
@@ -23,38 +22,34 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
     >>> f"{low:.3f} {high:.3f}"
     '0.770 0.870'
     """
-    there = values[np.isfinite(values)]
-    if there.size < 2:
-        return None
-    half = float(stats.t.ppf((1 + level) / 2, there.size - 1) * there.std(ddof=1) / np.sqrt(there.size))
-    mean = float(there.mean())
-    return mean - half, mean + half
+    found = summarise(values[:, None], level)
+    return (float(found.low[0]), float(found.high[0])) if found.n[0] > 1 else None
 
 
-def summary(group: Group, level: float = 0.95) -> pl.DataFrame:
-    """One row per level: level, sparsity, n, mean, sd, low, high, missing (and train_mean), low..high the t interval.
+@dataclass(frozen=True)
+class Summary:
+    """Seeds in short, level by level. All [L]; NaN where n = 0 (mean) or n < 2 (sd, low, high).
 
-    `n` counts the seeds that have the level; sd, low and high are null where n < 2, mean where n = 0.
+    n: seeds that have the level; sd: of one seed; low, high: Student-t interval of the mean.
     """
-    rows = []
-    for i, number in enumerate(group.levels):
-        values = group.test[:, i][np.isfinite(group.test[:, i])]
-        bounds = interval(values, level)
-        row: dict[str, float | int | None] = {
-            "level": int(number),
-            "sparsity": float(group.sparsity[i]),
-            "n": values.size,
-            "mean": float(values.mean()) if values.size else None,
-            "sd": float(values.std(ddof=1)) if values.size > 1 else None,
-            "low": bounds[0] if bounds else None,
-            "high": bounds[1] if bounds else None,
-            "missing": group.n - values.size,
-        }
-        if group.train is not None:
-            train = group.train[:, i][np.isfinite(group.train[:, i])]
-            row["train_mean"] = float(train.mean()) if train.size else None
-        rows.append(row)
-    types = {"level": pl.Int64, "n": pl.Int64, "missing": pl.Int64}
-    names = ["level", "sparsity", "n", "mean", "sd", "low", "high", "missing"]
-    names += ["train_mean"] if group.train is not None else []
-    return pl.DataFrame(rows, schema={name: types.get(name, pl.Float64) for name in names})
+
+    mean: Floats
+    sd: Floats
+    n: NDArray[np.int64]
+    low: Floats
+    high: Floats
+
+
+def summarise(values: Floats, level: float = 0.95) -> Summary:
+    """Mean, spread and interval of every level, NaN left out. [S, L].
+
+    >>> summarise(np.array([[0.80, 0.7], [0.82, np.nan], [0.84, np.nan]])).n
+    array([3, 1])
+    """
+    there = np.isfinite(values)
+    n = there.sum(axis=0)
+    mean = np.where(n > 0, np.where(there, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
+    squares = (np.where(there, values - mean, 0.0) ** 2).sum(axis=0)
+    sd = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+    half = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * sd / np.sqrt(np.maximum(n, 1))
+    return Summary(mean, sd, n, mean - half, mean + half)

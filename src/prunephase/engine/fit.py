@@ -21,7 +21,7 @@ from prunephase.trial import Recipe, steps_per_epoch
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective sees: the network, inputs [B, ...], labels [B] as trained on, and the examples' places [B] in the split."""
+    """What an objective sees: the network, inputs [B, ...], labels [B] as trained on, places [B] in the split."""
 
     network: nn.Module
     inputs: Tensor
@@ -36,8 +36,8 @@ Objective = Callable[[Batch], Tensor]
 class Moment:
     """A point at which the caller has the word: the end of an epoch, or the step it asked to pause at.
 
-    step: optimiser steps since the start of the schedule; epoch: 1 for the first; lr: the epoch's rate; running_loss: mean
-    training loss of the epoch's steps so far, None at a pause.
+    step: optimiser steps since the start of the schedule; epoch: 1 for the first; lr: the epoch's rate; running_loss:
+    mean training loss of the epoch's steps, None at a pause.
     """
 
     step: int
@@ -74,10 +74,11 @@ def fit(
 ) -> Iterator[Moment]:
     """Train `network` in place from step `begin` to the end of the schedule, yielding after every epoch.
 
-    Pruned weights must be zero on entry and stay zero: their gradients are masked before each step, so neither momentum,
-    weight decay nor AdamW's moments ever hold anything for them. Order and global draws come from the streams
-    (seed, "order" | "dropout", level, epoch, ...). `lr` overrides the schedule with a constant; at step `pause_at` there is
-    one yield more. To measure, checkpoint or stop, leave the loop: nothing is trained until the next moment is asked for.
+    Pruned weights must be zero on entry and stay zero: their gradients are masked before each step, so neither
+    momentum, weight decay nor AdamW's moments ever hold anything for them. The order of an epoch comes from the stream
+    (seed, "order", level, epoch), counted from 0, and torch's global draws in a step from (seed, "dropout", level,
+    step), likewise. `lr` overrides the schedule with a constant; at step `pause_at` there is one yield more. To
+    measure, checkpoint or stop, leave the loop: nothing is trained until the next moment is asked for.
 
     Raises Diverged at the end of an epoch in which a loss was not finite.
     """
@@ -97,7 +98,9 @@ def fit(
             chosen = order[step % steps * recipe.batch_size :][: recipe.batch_size]
             with seeded(streams.seed(seed, "dropout", level, step)):
                 step_of.zero_grad(set_to_none=True)
-                loss = objective(Batch(network, train.inputs[chosen], train.labels[chosen], chosen))
+                # index_select, not [chosen]: the same bytes, three times as fast
+                inputs = train.inputs.index_select(0, chosen)
+                loss = objective(Batch(network, inputs, train.labels[chosen], chosen))
                 loss.backward()  # type: ignore[no-untyped-call]
                 for weight, mask in masked:
                     if weight.grad is not None:

@@ -6,6 +6,6 @@ One signature, so that a cluster can take the place of this machine: `map(work, 
 
 from __future__ import annotations
 
-from prunephase.execute.local import Finished, default_workers, map
+from prunephase.execute.local import Finished, Retried, default_workers, map
 
-__all__ = ["Finished", "default_workers", "map"]
+__all__ = ["Finished", "Retried", "default_workers", "map"]

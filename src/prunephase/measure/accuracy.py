@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from prunephase import streams
 from prunephase.data import Dataset, Split
+from prunephase.randomness import seeded
 
 BATCH = 1000  # part of the numbers: another batch size rounds differently
 METRICS = (
@@ -26,13 +28,21 @@ def evaluate(network: nn.Module, data: Dataset) -> dict[str, float | None]:
     drawn anew, against that label (high means rote memory); unpermuted, those never selected; restored, the permuted
     examples against their true labels (high means robust). validation: with noise; test: clean.
     """
-    was_training = network.training
+    modes = {module: module.training for module in network.modules()}
     network.eval()
+    with seeded(streams.seed(0, "dropout", "evaluate")):  # a network may draw in evaluation mode as well
+        values = _values(network, data)
+    for module, training in modes.items():
+        module.training = training
+    return values
+
+
+def _values(network: nn.Module, data: Dataset) -> dict[str, float | None]:
     train_loss, train_guess = _guesses(network, data.train)
     test_loss, test_guess = _guesses(network, data.test)
     train, permuted = data.train, data.train.permuted
     given, true = train_guess == train.labels, train_guess == train.truth
-    values = {
+    values: dict[str, float | None] = {
         "train_loss": train_loss,
         "train_accuracy": _share(given),
         "permuted_accuracy": _share(given[permuted]),
@@ -46,7 +56,6 @@ def evaluate(network: nn.Module, data: Dataset) -> dict[str, float | None]:
     if data.validation is not None:
         values["validation_loss"], guess = _guesses(network, data.validation)
         values["validation_accuracy"] = _share(guess == data.validation.labels)
-    network.train(was_training)
     return values
 
 

@@ -42,7 +42,8 @@ def small_cnn(input_shape: Shape, classes: int, channels: Sequence[int] = (16, 3
     depth, height, width = input_shape
     if min(height, width) < 2 ** len(channels):
         raise ValueError(
-            f"{len(channels)} halvings need images of at least {2 ** len(channels)} pixels, these are {height} x {width}"
+            f"{len(channels)} halvings need images of at least {2 ** len(channels)} pixels, "
+            f"these are {height} x {width}"
         )
     layers: list[tuple[str, nn.Module]] = []
     for i, (fan_in, fan_out) in enumerate(pairwise([depth, *channels]), start=1):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from prunephase import streams
 from prunephase.errors import UserError
 from prunephase.plugins import is_reference, resolve
+from prunephase.randomness import seeded
 from prunephase.snapshot import Snapshot
 
 Scores = Mapping[str, Tensor]
@@ -59,7 +61,9 @@ def scores(snapshot: Snapshot, plugins: Collection[str] = ()) -> Scores:
     """Scores of the trial's criterion, checked. Raises UserError where a user's own gives something else."""
     name = snapshot.trial.pruning.criterion
     criterion = resolve(name, plugins, "pruning.criterion") if is_reference(name) else FAMILY[name]
-    found = criterion(snapshot)
+    # Dropout in train mode, and whatever a user's own criterion draws from torch, follow the trial too.
+    with seeded(streams.seed(snapshot.trial.seed, "score", snapshot.level)):
+        found = criterion(snapshot)
     for key, mask in snapshot.masks.items():
         score = found.get(key) if isinstance(found, Mapping) else None
         if not isinstance(score, Tensor) or score.shape != mask.shape:

@@ -29,7 +29,8 @@ def prunable(network: nn.Module, spec: Pruning) -> tuple[dict[str, nn.Parameter]
     """Weights that may be pruned, {parameter name: parameter} in parameter order, and how many others were left out.
 
     Candidates are the weights of Linear and Conv modules; `spec.include` and `spec.exclude` choose among them by module
-    name. A weight used by several modules counts once. Raises UserError where nothing is left or a pattern matches nothing.
+    name. A weight used by several modules counts once. Raises UserError where nothing is left or a pattern matches
+    nothing.
     """
     modules: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
@@ -63,8 +64,8 @@ def prunable(network: nn.Module, spec: Pruning) -> tuple[dict[str, nn.Parameter]
 def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[dict[str, int]]:
     """Survivors at each level 0..levels: one entry per layer, or one "" for all where the scope is global.
 
-    sizes: {name: number of weights}. `ignored` weights, never pruned, count only with `spec.count_ignored` (papers: He et
-    al.'s code). Raises UserError where the ladder is longer than the weights last.
+    sizes: {name: number of weights}. `ignored` weights, never pruned, count only with `spec.count_ignored` (as in the
+    code of He et al. 2022). Raises UserError where the ladder is longer than the weights last.
     """
     groups = {"": sum(sizes.values())} if spec.scope == "global" else dict(sizes)
     extra = ignored if spec.count_ignored and spec.scope == "global" else 0
@@ -74,8 +75,8 @@ def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[d
         where = f" of {shortest}" if shortest else ""
         last = len(counts[shortest]) - 1
         raise UserError(
-            f"pruning.levels = {spec.levels}: more levels than weights; at level {last} {counts[shortest][-1]} weights{where} are "
-            f"left and another round would remove none or all; at most {last}"
+            f"pruning.levels = {spec.levels}: more levels than weights; at level {last} {counts[shortest][-1]} "
+            f"weights{where} are left and another round would remove none or all; at most {last}"
         )
     return [{name: counts[name][level] for name in groups} for level in range(spec.levels + 1)]
 

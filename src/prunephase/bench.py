@@ -1,0 +1,87 @@
+"""A trial's materials: noisy data, networks, budgets; and whether it can be trained at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from prunephase import data as sources
+from prunephase import models, noise, prune
+from prunephase.data import Dataset
+from prunephase.engine import pick
+from prunephase.errors import UserError
+from prunephase.noise import Card
+from prunephase.trial import Trial, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where trials are trained: not part of what they are."""
+
+    store: Path
+    device: str = "cpu"
+    plugins: frozenset[str] = frozenset()
+    allow_numerics_change: bool = False
+
+
+class Bench:
+    """Each material is made when first asked for; a UserError explains input that cannot be used."""
+
+    def __init__(self, trial: Trial, site: Site) -> None:
+        self.trial, self.site = trial, site
+        self.device = pick(site.device)
+
+    @cached_property
+    def noisy(self) -> tuple[Dataset, Card]:
+        clean = sources.load(self.trial.data, self.site.plugins)
+        return noise.corrupt(
+            clean, self.trial.noise, source=self.trial.data.source, seed=self.trial.seed, plugins=self.site.plugins
+        )
+
+    @cached_property
+    def data(self) -> Dataset:
+        return self.noisy[0].to(self.device)
+
+    def network(self, *where: int | str) -> nn.Module:
+        """A freshly initialised network on the device; `where` names the initialisation."""
+        shape, classes = self.noisy[0].input_shape, len(self.noisy[0].classes)
+        fresh = models.build(self.trial.model, shape, classes, self.trial.seed, *where, plugins=self.site.plugins)
+        return fresh.to(self.device)
+
+    @cached_property
+    def prunable(self) -> tuple[dict[str, int], int]:
+        """{name: size} of the prunable weights, and the number of weights left out."""
+        chosen, ignored = prune.prunable(self.network(), self.trial.pruning)
+        return {name: weight.numel() for name, weight in chosen.items()}, ignored
+
+    @cached_property
+    def budgets(self) -> list[dict[str, int]]:
+        sizes, ignored = self.prunable
+        return prune.budgets(sizes, self.trial.pruning, ignored)
+
+    @property
+    def steps(self) -> int:
+        return steps_per_epoch(len(self.noisy[0].train), self.trial.recipe.batch_size)
+
+    def check(self) -> None:
+        """Raise UserError where this trial cannot be trained, before anything is spent."""
+        recipe, count = self.trial.recipe, len(self.noisy[0].train)
+        _ = self.budgets
+        to, end = self.trial.restart.to, self.steps * recipe.epochs
+        if self.trial.restart.iteration(self.steps) >= end:
+            raise UserError(f"restart.to = '{to}': lies beyond the schedule of {end:,} steps ({recipe.epochs} epochs)")
+        batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network().modules())
+        if batch_norm and count % recipe.batch_size == 1:
+            raise UserError(
+                f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a last batch of one, which BatchNorm "
+                "cannot train on; change it by one"
+            )
+
+    def sparsity(self, remaining: int) -> float:
+        """Share removed, of the weights that the trial counts."""
+        sizes, ignored = self.prunable
+        extra = ignored if self.trial.pruning.count_ignored else 0
+        return 1.0 - (remaining + extra) / (sum(sizes.values()) + extra)
