@@ -76,8 +76,8 @@ class Bench:
         batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network().modules())
         if batch_norm and count % recipe.batch_size == 1:
             raise UserError(
-                f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a last batch of one, which BatchNorm "
-                "cannot train on; change it by one"
+                f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a last batch of one, which "
+                "BatchNorm cannot train on; change it by one"
             )
 
     def sparsity(self, remaining: int) -> float:

@@ -167,7 +167,8 @@ def status(
     from prunephase.store import Store
     from prunephase.terminal import clean, percent
 
-    chosen, place, rows = _load(study, changes, plugins), Store(store), []
+    chosen, place = _load(study, changes, plugins), Store(store)
+    rows: list[dict[str, Any]] = []
     for trial in chosen.trials:
         chain, name = place.levels(trial.digest()), trial.digest()
         ended = bool(chain) and chain[-1].body["status"] != "ok"

@@ -1,7 +1,7 @@
 """One trial down the ladder: the only place where the steps of a level stand in order.
 
-For each level: masks and start weights, fit, measure, commit. A level that a valid sealed record already vouches for is not
-trained again; whatever is damaged or missing is made anew from the level before it.
+For each level: masks and start weights, fit, measure, commit. A level that a valid sealed record already vouches for is
+not trained again; whatever is damaged or missing is made anew from the level before it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,27 +11,26 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-_SHAPE = "shape:"  # prefix under which a mask's shape travels
+_SHAPE = "shape:"  # prefix under which a mask's place among the masks and its shape travel
 
 
 def pack_masks(masks: Mapping[str, Tensor]) -> bytes:
-    """Masks ({name: bool tensor}) at one bit a weight."""
+    """Masks ({name: bool tensor}) at one bit a weight, in their order: ties between scores are decided by it."""
     packed: dict[str, Tensor] = {}
-    for name, mask in masks.items():
+    for place, (name, mask) in enumerate(masks.items()):
         packed[name] = torch.from_numpy(np.packbits(mask.cpu().numpy()))
-        packed[_SHAPE + name] = torch.tensor(mask.shape, dtype=torch.int64)
+        packed[_SHAPE + name] = torch.tensor([place, *mask.shape], dtype=torch.int64)
     return save(packed)
 
 
 def unpack_masks(data: bytes) -> dict[str, Tensor]:
     """The inverse of `pack_masks`."""
-    packed = load(data)
+    packed = load(data)  # in no particular order
+    places = {name.removeprefix(_SHAPE): packed[name].tolist() for name in packed if name.startswith(_SHAPE)}
     masks = {}
-    for name, bits in packed.items():
-        if not name.startswith(_SHAPE):
-            shape = packed[_SHAPE + name].tolist()
-            flat = np.unpackbits(bits.numpy(), count=int(np.prod(shape)))
-            masks[name] = torch.from_numpy(flat).bool().reshape(shape)
+    for name, (_, *shape) in sorted(places.items(), key=lambda item: item[1][0]):
+        flat = np.unpackbits(packed[name].numpy(), count=math.prod(shape))
+        masks[name] = torch.from_numpy(flat).bool().reshape(shape)
     return masks
 
 

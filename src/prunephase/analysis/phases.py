@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prunephase.analysis.curve import Group
+from prunephase.analysis.curve import FEWEST, Group
 from prunephase.analysis.detect import ALPHA, POWER, RELEVANT, Evidence, evidence, needed, power
 from prunephase.analysis.sentence import sentence
 from prunephase.analysis.severity import Severity, severity
 from prunephase.analysis.shape import humps, smoothed
 from prunephase.analysis.spread import ROUNDING, reweighted, spread
-from prunephase.errors import UserError
 from prunephase.streams import generator
 
 Floats = NDArray[np.float64]
@@ -111,12 +110,12 @@ def phases(curve: Group, *, seed: int = 0) -> Phases:
     >>> found.verdict, found.dip.level, found.peak.level
     ('underpowered', 3, 6)
 
-    Raises UserError where fewer than 3 levels have a value.
+    With fewer than 3 levels that have a value there is nothing to find, and the verdict is "underpowered".
     """
     levels = np.isfinite(curve.test).any(axis=0)
     rows = np.isfinite(curve.test).any(axis=1)
-    if levels.sum() < 3:
-        raise UserError(f"{int(levels.sum())} level(s) with an accuracy; phases need at least 3")
+    if levels.sum() < FEWEST:
+        return _too_short(curve, int(rows.sum()), np.flatnonzero(levels))
     values = _ordered(curve.test[np.ix_(rows, levels)])
     there = np.isfinite(values)
     summary = spread(values, there)
@@ -167,14 +166,26 @@ def phases(curve: Group, *, seed: int = 0) -> Phases:
         threshold=_threshold(curve, seed),
         phases=spans,
         severity=severity(values, mean, numbers, places.before, places.dip, places.peak) if dip else None,
-        sentence=sentence(
-            verdict,
-            p_value,
-            n,
-            chance,
-            count,
-            *((float(mean[places.before]), dip, peak) if dip else (None, None, None)),
-        ),
+        sentence=sentence(verdict, p_value, n, chance, count, float(mean[places.before]), dip, peak),
+    )
+
+
+def _too_short(curve: Group, n: int, at: NDArray[np.int64]) -> Phases:
+    """What can be said of fewer than 3 levels, such as those of a study that has only begun."""
+    return Phases(
+        verdict="underpowered",
+        p_value=None,
+        n=n,
+        n_needed=None,
+        power=None,
+        missing=curve.missing,
+        diverged=curve.diverged,
+        dip=None,
+        peak=None,
+        threshold=None,
+        phases={"light": Span(int(curve.levels[at[0]]), int(curve.levels[at[-1]]), None)} if at.size else {},
+        severity=None,
+        sentence=f"Underpowered: {at.size} level{'s' if at.size != 1 else ''} with an accuracy; phases take at least 3.",
     )
 
 

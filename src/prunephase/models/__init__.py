@@ -23,6 +23,7 @@ Shape = tuple[int, ...]
 
 def mlp(input_shape: Shape, classes: int, widths: Sequence[int] = (300, 100)) -> nn.Module:
     """A ReLU perceptron with hidden layers of `widths` units; its layers are hidden1, hidden2, ..., output."""
+    _check_sizes("widths", widths)
     sizes = [prod(input_shape), *widths]
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
@@ -39,6 +40,7 @@ def small_cnn(input_shape: Shape, classes: int, channels: Sequence[int] = (16, 3
     """[Conv3x3-ReLU-MaxPool2] per entry of `channels`, then one linear layer; layers conv1, conv2, ..., output."""
     if len(input_shape) != 3:
         raise ValueError(f"needs images [C, H, W], the data have shape {list(input_shape)}")
+    _check_sizes("channels", channels)
     depth, height, width = input_shape
     if min(height, width) < 2 ** len(channels):
         raise ValueError(
@@ -107,6 +109,11 @@ def _check_shapes(network: nn.Module, name: str, input_shape: Shape, classes: in
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(f"model.name = '{name}': gives {shape} for 2 examples, expected logits [2, {classes}]")
+
+
+def _check_sizes(name: str, sizes: Sequence[int]) -> None:
+    if not isinstance(sizes, Sequence) or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(f"{name} = {sizes!r}: expected a list of whole numbers from 1")
 
 
 def _sequential(layers: Sequence[tuple[str, nn.Module]]) -> nn.Module:
