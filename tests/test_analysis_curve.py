@@ -145,6 +145,8 @@ BAD = {
         "sparsity,test_accuracy,level,seed\n0,0.8,0,0\n0.1,0.8,0,1\n0.2,0.7,1,0\n0.3,0.7,2,0\n",
         "more than one sparsity",
     ),
+    "column twice": ("sparsity,test_accuracy, sparsity\n0,0.8,0\n", "not a csv"),
+    "line break in a name": ('sparsity,"test\naccuracy"\n0,0.8\n', "column 'test_accuracy' is missing"),
     "ragged": (HEAD + "0,0.8\n0.2,0.7,5,6\n0.3,0.7\n", "not a csv"),
 }
 

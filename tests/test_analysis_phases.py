@@ -157,7 +157,7 @@ def test_a_study_that_has_only_begun_is_underpowered(levels: int, phase: list[st
     values[:, :levels] = 0.8
     found = phases(group(values))
     assert (found.verdict, found.dip, list(found.phases)) == ("underpowered", None, phase)
-    assert f"{levels} level" in found.sentence
+    assert f"only {levels} of the levels" in found.sentence
 
 
 def test_the_threshold_is_the_first_level_below_99_percent_of_the_dense_train_accuracy() -> None:

@@ -18,8 +18,8 @@ from prunephase.store import Record, Store
 from prunephase.trial import canonical_json
 
 Damage = tuple[str, Path, Callable[[Path], None]]
-VERIFIED = 240  # mutated files that only `verify` sees; each of them is also repaired in the slow campaign
-REPAIRED = 60
+VERIFIED = 216  # mutated files that only `verify` sees; each of them is also repaired in the slow campaign
+REPAIRED = 40
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,6 @@ def damages(store: Path, count: int, seed: int) -> Iterator[Damage]:
         path.write_bytes(changed if changed != data else b"\0" * len(data) if any(data) else data + b"\0")
 
     def swap(path: Path) -> None:
-        other = draw.choice([path.parents[len(f.parts) - 1] / f for f in files if f.parts[0] == path.parents[len(f.parts) - 2].name] or [path])
         root = next(p for p in path.parents if (p / "trials").is_dir())
         here = path.relative_to(root)
         other = root / draw.choice([f for f in files if f.parts[0] == here.parts[0] and f != here])
@@ -111,22 +110,26 @@ def damages(store: Path, count: int, seed: int) -> Iterator[Damage]:
         yield kind.__name__, file, kind
 
 
-def test_every_damage_is_found_by_verify(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store, missed = tmp_path / "runs", []
+def unnoticed(two: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Damages that `verify` does not report with exit code 6 and one line on stderr."""
     shutil.copytree(two, store)
     whole = tree(store)
     assert cli.main(["verify", str(store)]) == 0
     capsys.readouterr()
     for kind, file, damage in damages(two, VERIFIED, seed=0):
         damage(store / file)
-        assert tree(store) != whole, kind
+        changed = {name: data for name, data in whole.items() if not (store / name).exists() or (store / name).read_bytes() != data}
+        assert changed, kind
         code = cli.main(["verify", str(store)])
         said = capsys.readouterr()
         if code != 6 or "Traceback" in said.err or len(said.err.splitlines()) != 1:
-            missed.append((kind, str(file), code, said.err))
-        for name, data in whole.items():
+            yield kind, str(file), code, said.err
+        for name, data in changed.items():
             (store / name).write_bytes(data)
-    assert missed == []
+
+
+def test_every_damage_is_found_by_verify(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(unnoticed(two, tmp_path / "runs", capsys)) == []
 
 
 def repaired(two: Path, store: Path, train: Callable[..., Any], fields: dict[str, Any], count: int, seed: int) -> list[Any]:
@@ -143,6 +146,8 @@ def repaired(two: Path, store: Path, train: Callable[..., Any], fields: dict[str
         quiet = kind == "gone" and file.suffix == ".json"  # a record that is not there cannot be told from one not yet made
         aside = list(store.glob("quarantine/*"))
         good = outcome.code == 0 and tree(store) == whole and Store(store).damages() == []
+        if kind == "stale" and file.name == "trial.json":  # sealed by another version: refused, not damaged
+            good, notes, aside = outcome.code == 7 and not list(store.glob("quarantine/*")), ["-"], [file]
         said = quiet or (bool(notes) and all("\n" not in n for n in notes) and (bool(aside) or kind == "gone"))
         if not (good and said):
             wrong.append((kind, str(file), outcome.code, outcome.failed, notes, [p.name for p in aside]))
@@ -181,8 +186,8 @@ def test_many_damages_at_once_are_made_good(two: Path, tmp_path: Path, train: Ca
         store = tmp_path / f"runs{seed}"
         shutil.copytree(two, store)
         for kind, file, damage in damages(two, 12, seed):
-            if (store / file).exists() and kind != "swap" and (store / file).stat().st_size > 1:
-                damage(store / file) if kind != "spelling" else (store / file).write_bytes(b"{}")
+            if kind in ("flip", "truncate", "extend", "foreign") and (store / file).stat().st_size > 0:
+                damage(store / file)
         assert train(fields, store).code == 0
         assert tree(store) == tree(two)
 
@@ -213,10 +218,5 @@ def unchecked_blob(self: Store, digest: str) -> bytes:
 def test_a_store_that_does_not_check_is_caught(
     place: str, fault: Any, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(place, fault)
-        try:
-            test_every_damage_is_found_by_verify(two, tmp_path, capsys)
-        except AssertionError:
-            return
-    pytest.fail("a fault went unnoticed")
+    monkeypatch.setattr(place, fault)
+    assert next(unnoticed(two, tmp_path / "runs", capsys), None) is not None

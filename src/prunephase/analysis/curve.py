@@ -195,6 +195,7 @@ def _load(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path)
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         table = pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8")
+        return table.rename({name: " ".join(name.lstrip("\ufeff").split()) for name in table.columns})
     except OSError as error:
         raise UserError(f"{path.name}: cannot be read ({error.strerror or 'I/O error'})") from None
     except pl.exceptions.NoDataError:
@@ -202,7 +203,6 @@ def _load(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
         kind = "parquet" if path.suffix.lower() in (".parquet", ".pq") else "csv"
         raise UserError(f"{path.name}: not a {kind} file; expected the columns sparsity, {TEST}") from None
-    return table.rename({name: name.strip().lstrip("\ufeff") for name in table.columns})
 
 
 def _numbers(path: Path, column: pl.Series, name: str) -> pl.Series:

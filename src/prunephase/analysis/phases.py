@@ -185,7 +185,7 @@ def _too_short(curve: Group, n: int, at: NDArray[np.int64]) -> Phases:
         threshold=None,
         phases={"light": Span(int(curve.levels[at[0]]), int(curve.levels[at[-1]]), None)} if at.size else {},
         severity=None,
-        sentence=f"Underpowered: {at.size} level{'s' if at.size != 1 else ''} with an accuracy; phases take at least 3.",
+        sentence=f"Underpowered: only {at.size} of the levels have an accuracy; phases take at least 3.",
     )
 
 
