@@ -20,9 +20,9 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "prunephase-stamp"
 
 
-def main(words: list[str]) -> int:
+def main(words):
     """Set up, then do what `words` say; gives the exit code."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - nothing is installed yet, and an old Python must still read this file
         print(f"prunephase needs Python 3.11 or newer; this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     if not words or words[0] in ("-h", "--help"):
@@ -47,7 +47,7 @@ def main(words: list[str]) -> int:
     return run(PYTHON, "-m", "prunephase", *words)
 
 
-def set_up() -> str:
+def set_up():
     """Make .venv with everything in it, unless that is done; gives a line that says what went wrong, or nothing."""
     wanted = hashlib.sha256(
         b"".join((ROOT / f).read_bytes() for f in ("pyproject.toml", "constraints.txt"))
@@ -62,23 +62,23 @@ def set_up() -> str:
     pip = (PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check")
     done = run(*pip, "uv") == 0
     if done:
-        # With a folder of wheels given, torch comes from there; otherwise uv picks the build for this machine's CPU or GPU.
-        source = [arg for folder in (wheels or "").split() for arg in ("--find-links", folder)] or [
-            "--torch-backend",
-            "auto",
-        ]
+        # From a folder of wheels, if one is named; otherwise uv picks the build of torch for this machine's CPU or GPU.
+        named = [word for folder in (wheels or "").split() for word in ("--find-links", folder)]
+        source = named or ["--torch-backend", "auto"]
         uv = (PYTHON, "-m", "uv", "pip", "install", "-q", "--python", PYTHON)
         done = run(*uv, *source, "-c", ROOT / "constraints.txt", "-e", project) == 0
     if not done:
         note = "" if wheels else "; on Linux this takes the CUDA build of torch, several GB"
         print(f"uv did not manage; trying pip{note} ...", file=sys.stderr, flush=True)
         if run(*pip, "-c", ROOT / "constraints.txt", "-e", project):
-            return "the packages could not be installed; is there a network? (PIP_FIND_LINKS=FOLDER names a folder of wheels)"
+            return (
+                "the packages could not be installed; is there a network? (PIP_FIND_LINKS may name a folder of wheels)"
+            )
     STAMP.write_text(wanted)
     return ""
 
 
-def run(*command: object, env: "dict[str, str] | None" = None) -> int:
+def run(*command, env=None):
     """Run a command and give its exit code; Ctrl-C is left to the command."""
     process = subprocess.Popen([str(part) for part in command], env=env)
     while True:

@@ -52,10 +52,12 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = Image.fromarray(self.inputs[index])
-        # What torchvision's ToTensor and Normalize do to a grey image.
-        tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(1, *image.size[::-1])
-        tensor = tensor.to(torch.float32).div(255)
-        return tensor.sub_(MEAN).div_(DEVIATION), int(self.labels[index])
+        # The steps of torchvision's ToTensor and Normalize, which copy once each.
+        tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).view(*image.size[::-1], 1)
+        tensor = tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255).clone()
+        mean, deviation = torch.as_tensor([MEAN]), torch.as_tensor([DEVIATION])
+        assert not (deviation == 0).any()
+        return tensor.sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1)), int(self.labels[index])
 
 
 class Masked(nn.Module):

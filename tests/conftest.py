@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from campaign import STUDY, tree
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

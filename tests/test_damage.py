@@ -1,5 +1,7 @@
 """Damaged files: found by `verify`, set aside by `run`, said in one line, and made again as they were."""
 
+# ruff: noqa: ARG001 (stand-ins take what the real ones take)
+
 from __future__ import annotations
 
 import hashlib
@@ -11,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign import tree
 
+from campaign import tree
 from prunephase import cli
 from prunephase.store import Record, Store
 from prunephase.trial import canonical_json
@@ -26,7 +28,6 @@ REPAIRED = 40
 def two(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
     """The finished store with a second trial, to copy foreign files from."""
     from campaign import STUDY
-
     from prunephase import runs, study
 
     store = tmp_path_factory.mktemp("two") / "runs"
@@ -38,7 +39,6 @@ def two(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 def ours(store: Path) -> list[Path]:
     """Records and blobs of the small study's trial, in a fixed order."""
     from campaign import STUDY
-
     from prunephase import study
 
     trial = study.parse(STUDY).trials[0].digest()
@@ -91,7 +91,9 @@ def damages(store: Path, count: int, seed: int) -> Iterator[Damage]:
             return
         body = json.loads(data)["record"]
         body = {**body, "parent": "0" * 64} if body["level"] is not None else {**body, "format": 0}
-        path.write_bytes(canonical_json({"record": body, "seal": hashlib.sha256(canonical_json(body)).hexdigest()}) + b"\n")
+        path.write_bytes(
+            canonical_json({"record": body, "seal": hashlib.sha256(canonical_json(body)).hexdigest()}) + b"\n"
+        )
 
     def gone(path: Path) -> None:
         path.unlink()
@@ -118,7 +120,11 @@ def unnoticed(two: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> Ite
     capsys.readouterr()
     for kind, file, damage in damages(two, VERIFIED, seed=0):
         damage(store / file)
-        changed = {name: data for name, data in whole.items() if not (store / name).exists() or (store / name).read_bytes() != data}
+        changed = {
+            name: data
+            for name, data in whole.items()
+            if not (store / name).exists() or (store / name).read_bytes() != data
+        }
         assert changed, kind
         code = cli.main(["verify", str(store)])
         said = capsys.readouterr()
@@ -132,7 +138,9 @@ def test_every_damage_is_found_by_verify(two: Path, tmp_path: Path, capsys: pyte
     assert list(unnoticed(two, tmp_path / "runs", capsys)) == []
 
 
-def repaired(two: Path, store: Path, train: Callable[..., Any], fields: dict[str, Any], count: int, seed: int) -> list[Any]:
+def repaired(
+    two: Path, store: Path, train: Callable[..., Any], fields: dict[str, Any], count: int, seed: int
+) -> list[Any]:
     """Damage, run, compare: what did not come out as it was."""
     wrong = []
     whole = tree(two)
@@ -143,7 +151,9 @@ def repaired(two: Path, store: Path, train: Callable[..., Any], fields: dict[str
         notes: list[str] = []
         outcome = train(fields, store, observe=lambda _, event, notes=notes: notes.append(getattr(event, "text", "")))
         notes = [note for note in notes if note]
-        quiet = kind == "gone" and file.suffix == ".json"  # a record that is not there cannot be told from one not yet made
+        quiet = (
+            kind == "gone" and file.suffix == ".json"
+        )  # a record that is not there cannot be told from one not yet made
         aside = list(store.glob("quarantine/*"))
         good = outcome.code == 0 and tree(store) == whole and Store(store).damages() == []
         if kind == "stale" and file.name == "trial.json":  # sealed by another version: refused, not damaged
@@ -164,7 +174,9 @@ def fast_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from prunephase import data
 
     load, known = data.load, dict[str, Any]()
-    monkeypatch.setattr(data, "load", lambda spec, *rest: known.get(repr(spec)) or known.setdefault(repr(spec), load(spec, *rest)))
+    monkeypatch.setattr(
+        data, "load", lambda spec, *rest: known.get(repr(spec)) or known.setdefault(repr(spec), load(spec, *rest))
+    )
 
 
 @pytest.mark.usefixtures("fast_data")
@@ -176,12 +188,16 @@ def test_every_damage_is_set_aside_said_and_made_again(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_data")
-def test_a_thousand_damages_are_made_good(two: Path, tmp_path: Path, train: Callable[..., Any], fields: dict[str, Any]) -> None:
+def test_a_thousand_damages_are_made_good(
+    two: Path, tmp_path: Path, train: Callable[..., Any], fields: dict[str, Any]
+) -> None:
     assert repaired(two, tmp_path / "runs", train, fields, 1000, seed=2) == []
 
 
 @pytest.mark.usefixtures("fast_data")
-def test_many_damages_at_once_are_made_good(two: Path, tmp_path: Path, train: Callable[..., Any], fields: dict[str, Any]) -> None:
+def test_many_damages_at_once_are_made_good(
+    two: Path, tmp_path: Path, train: Callable[..., Any], fields: dict[str, Any]
+) -> None:
     for seed in range(5):
         store = tmp_path / f"runs{seed}"
         shutil.copytree(two, store)
@@ -216,7 +232,12 @@ def unchecked_blob(self: Store, digest: str) -> bytes:
     ids=["records without a seal", "blobs without a hash"],
 )
 def test_a_store_that_does_not_check_is_caught(
-    place: str, fault: Any, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: str,
+    fault: Any,
+    two: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(place, fault)
     assert next(unnoticed(two, tmp_path / "runs", capsys), None) is not None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prunephase.analysis.curve import Curve, Group, curve, read_curve
     from prunephase.analysis.phases import Phases, phases
     from prunephase.errors import PrunephaseError, UserError
+    from prunephase.reports import report
     from prunephase.runs import run
     from prunephase.snapshot import Snapshot
     from prunephase.study import Study, grid, load, preset
@@ -40,6 +41,7 @@ _HOMES = {
     "phases": "analysis.phases",
     "preset": "study",
     "read_curve": "analysis.curve",
+    "report": "reports",
     "run": "runs",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "phases",
     "preset",
     "read_curve",
+    "report",
     "run",
 ]
 

@@ -69,6 +69,7 @@ class Bench:
     def check(self) -> None:
         """Raise UserError where this trial cannot be trained, before anything is spent."""
         recipe, count = self.trial.recipe, len(self.noisy[0].train)
+        prune.criterion(self.trial.pruning.criterion, self.site.plugins)
         _ = self.budgets
         to, end = self.trial.restart.to, self.steps * recipe.epochs
         if self.trial.restart.iteration(self.steps) >= end:

@@ -34,10 +34,12 @@ app = App(
     help_format="plaintext",
     help="Prune a network trained on noisy labels, level by level; see in which phase it is, and which level to take.",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # main says what became of the work
     help_epilogue="Start with `prunephase demo`, or `prunephase init > study.toml` and `prunephase run study.toml`.",
 )
 
 NONE: list[str] = []
+LINE = 300  # characters of an error
 StudyFile = Annotated[str, Parameter(help="A study file (TOML), or preset:NAME.")]
 Changes = Annotated[
     list[str],
@@ -318,11 +320,12 @@ def report(
     output: Output = None,
 ) -> int:
     """Write the report of whatever is finished: one HTML page that needs nothing else."""
+    from prunephase.reports import report as write
+
     chosen = _load(study, changes, plugins)
     page = output or Path("report.html")
     _writable(page)
-    _write_page(chosen, store, page)
-    print(page)
+    print(write(chosen, page, store))
     return Exit.OK
 
 
@@ -437,7 +440,9 @@ def _fail(text: str, code: int) -> int:
     from prunephase.terminal import clean
 
     for line in text.splitlines():
-        print(f"prunephase: {clean(line)}", file=sys.stderr)
+        shown = f"prunephase: {clean(line)}"
+        # What came from outside may be of any length; the end of a line holds the remedy.
+        print(shown if len(shown) <= LINE else f"{shown[: LINE // 2 - 2]}...{shown[1 - LINE // 2 :]}", file=sys.stderr)
     return code
 
 
@@ -466,6 +471,7 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool) -> 
 
     from prunephase import table as tables
     from prunephase.analysis.phases import phases as detect
+    from prunephase.reports import report
     from prunephase.store import Store
     from prunephase.terminal import summary
 
@@ -477,7 +483,7 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool) -> 
         if not json:
             for group, found in groups:
                 summary(group, found, Console())
-        _write_page(study, store, page)
+        report(study, page, store)
     if json:
         shown = str(page) if answers else None
         _print_json(
@@ -497,31 +503,6 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool) -> 
         print(f"prunephase: trial {digest} diverged; its earlier levels are kept", file=sys.stderr)
     for digest, problem in outcome.failed.items():
         _fail(f"trial {digest}: {problem}", outcome.code)
-
-
-def _write_page(study: Study, store: Path, page: Path) -> None:
-    from prunephase import table as tables
-    from prunephase.reports.page import render
-    from prunephase.store import Store
-
-    place = Store(store)
-    frame = tables.levels(place, study.trials)
-    missing = [
-        f"seed {t.seed}, trial {t.digest()}: {n} of {t.pruning.levels + 1} levels"
-        for t in study.trials
-        if (n := len(place.levels(t.digest()))) <= t.pruning.levels
-    ]
-    text = render(
-        study.name,
-        frame,
-        tables.epochs(place, study.trials),
-        tables.cards(place, study.trials),
-        tables.provenance(place, study),
-        missing,
-    )
-    with _storage(page):
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, "utf-8")
 
 
 def _writable(page: Path | None) -> None:

@@ -12,7 +12,7 @@ import torch
 def seeded(seed: int) -> Iterator[None]:
     """Global draws inside the block follow `seed`; the caller's own generator state comes back afterwards."""
     cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     torch.default_generator.manual_seed(seed)
     if cuda is not None:
         torch.cuda.manual_seed_all(seed)

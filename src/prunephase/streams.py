@@ -19,7 +19,7 @@ def _hash(seed: int, purpose: Purpose, where: tuple[int | str, ...]) -> bytes:
 
 
 def seed(seed: int, purpose: Purpose, *where: int | str) -> int:
-    """A 63-bit seed for a generator that is not ours (torch's global one).
+    """A 63-bit seed for a generator that is not ours (torch's global one, which on the CPU takes the low 32 bits).
 
     >>> seed(0, "weights") == seed(0, "weights") != seed(1, "weights")
     True

@@ -154,9 +154,10 @@ def _read(origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
         text, folder = _text(Path(origin)), Path(origin).parent
     try:
         fields = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
-        reason = " ".join(str(problem).split()) or "nested too deeply"
-        raise UserError(f"{origin}: not a TOML file: {reason}") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise UserError(f"{origin}: not a TOML file: {' '.join(str(problem).split())}") from None
+    except RecursionError:
+        raise UserError(f"{origin}: nested too deeply; at most {MAX_DEPTH} deep") from None
     if _depth(fields) > MAX_DEPTH:
         raise UserError(f"{origin}: nested more than {MAX_DEPTH} deep")
     parent = fields.pop("extends", None)
@@ -201,7 +202,7 @@ def _set(fields: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
         raise UserError(problems[0])
     axes = fields.get("grid")
     if isinstance(axes, dict):  # what is set by hand is no longer varied
-        axes.pop(dotted, None)
+        fields["grid"] = {path: values for path, values in _paths(axes).items() if path != dotted}
     fields.update(_with(fields, {dotted: value}))
 
 
@@ -210,11 +211,8 @@ def _axes(raw: Any, problems: list[str]) -> dict[str, list[Any]]:
     if not isinstance(raw, dict):
         problems.append(f'grid = {_short(raw)}: expected a table, such as [grid] and "noise.rate" = [0.2, 0.4]')
         return {}
-    flat: dict[str, Any] = {}
-    for key, value in raw.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
     axes = {}
-    for dotted, values in flat.items():
+    for dotted, values in _paths(raw).items():
         if dotted == "seed":
             problems.append("grid.seed: write seeds = [...] at the top instead")
         elif _check_path(dotted, (*(f for f in Trial.model_fields if f != "seed"),), "grid", problems):
@@ -223,6 +221,15 @@ def _axes(raw: Any, problems: list[str]) -> dict[str, list[Any]]:
             else:
                 axes[dotted] = values
     return axes
+
+
+def _paths(axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables as one of dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in axes.items():
+        inner = {f"{key}.{k}": v for k, v in _paths(value).items()} if isinstance(value, dict) else {}
+        flat |= inner or {key: value}
+    return flat
 
 
 def _check_path(dotted: str, sections: Sequence[str], origin: str, problems: list[str]) -> bool:

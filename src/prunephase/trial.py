@@ -30,6 +30,20 @@ def _family(names: tuple[str, ...]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _plain(value: Any) -> Any:
+    """`value` if it means the same in JSON: what becomes something else there would share another trial's digest."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    if value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value)):
+        return value
+    raise ValueError(f"{value!r:.40} is not a finite number, text, true or false, a list or a table of these")
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]
+
+
 class Frozen(BaseModel):
     """A value: no unknown fields, no changes, no NaN, no guessing of types."""
 
@@ -43,8 +57,10 @@ class Data(Frozen):
         "digits", description="digits | mnist | npz | table (csv, parquet) | folder (of images) | module:function"
     )
     path: str | None = Field(None, description="file or folder of the data; relative to where you run")
-    kwargs: dict[str, Any] = Field({}, description="arguments for module:function")
-    train: int | None = Field(None, ge=1, description="use exactly this many training examples, drawn last (default: all that are left)")
+    kwargs: Arguments = Field({}, description="arguments for module:function")
+    train: int | None = Field(
+        None, ge=1, description="use exactly this many training examples, drawn last (default: all that are left)"
+    )
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of the training examples held out next, with the same noise"
     )
@@ -112,7 +128,7 @@ class Model(Frozen):
     name: Annotated[str, _family(MODELS)] = Field(
         "lenet-300-100", description="lenet-300-100 | mlp (widths) | small-cnn (channels) | module:function"
     )
-    kwargs: dict[str, Any] = Field({}, description="arguments of the model, such as widths = [300, 100]")
+    kwargs: Arguments = Field({}, description="arguments of the model, such as widths = [300, 100]")
 
 
 class Recipe(Frozen):
@@ -252,8 +268,8 @@ def canonical_json(value: Any) -> bytes:
 def remaining_weights(prunable: int, fraction: float, levels: int, ignored: int = 0) -> list[int]:
     """Weights left at levels 0..levels: each round removes round(fraction * remaining), as torch.nn.utils.prune does.
 
-    `ignored` weights are never pruned but counted in the fraction (`count_ignored`). With them the arithmetic is that of
-    He et al.'s code, which removes one more than the fraction, rounded up: the threshold itself goes too.
+    `ignored` weights are never pruned but counted in the fraction (`count_ignored`). With them the arithmetic is that
+    of He et al.'s code, which removes one more than the fraction, rounded up: the threshold itself goes too.
     The list is shorter than levels + 1 where nothing is left to remove.
 
     >>> remaining_weights(10, 0.2, 3)

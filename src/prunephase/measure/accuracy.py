@@ -64,7 +64,8 @@ def _guesses(network: nn.Module, split: Split) -> tuple[float | None, Tensor]:
     """Mean loss (None where it is not finite) and the predicted classes, [N]."""
     total = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     guesses = []
-    for inputs, labels in zip(split.inputs.split(BATCH), split.labels.split(BATCH), strict=True):
+    parts = (t.split(BATCH) for t in (split.inputs, split.labels))  # type: ignore[no-untyped-call]
+    for inputs, labels in zip(*parts, strict=True):
         logits = network(inputs)
         total += cross_entropy(logits, labels, reduction="sum")
         guesses.append(logits.argmax(1))

@@ -34,7 +34,8 @@ def gradient(snapshot: Snapshot) -> Scores:
     network.zero_grad(set_to_none=True)
     wanted = spec.batches * snapshot.trial.recipe.batch_size
     order = snapshot.generator("batches").permutation(len(train))[:wanted]
-    for chosen in torch.from_numpy(order).to(train.labels.device).split(snapshot.trial.recipe.batch_size):
+    places = torch.from_numpy(order).to(train.labels.device)
+    for chosen in places.split(snapshot.trial.recipe.batch_size):  # type: ignore[no-untyped-call]
         loss = cross_entropy(network(train.inputs[chosen]), train.labels[chosen], reduction="sum") / len(order)
         loss.backward()  # type: ignore[no-untyped-call]
     result = {}
@@ -57,13 +58,18 @@ def random(snapshot: Snapshot) -> Scores:
 FAMILY: dict[str, Callable[[Snapshot], Scores]] = {"magnitude": magnitude, "gradient": gradient, "random": random}
 
 
+def criterion(name: str, plugins: Collection[str] = ()) -> Callable[[Snapshot], Scores]:
+    """The criterion called `name`. Raises UserError where it is somebody's code that may not or cannot be imported."""
+    return resolve(name, plugins, "pruning.criterion") if is_reference(name) else FAMILY[name]
+
+
 def scores(snapshot: Snapshot, plugins: Collection[str] = ()) -> Scores:
     """Scores of the trial's criterion, checked. Raises UserError where a user's own gives something else."""
     name = snapshot.trial.pruning.criterion
-    criterion = resolve(name, plugins, "pruning.criterion") if is_reference(name) else FAMILY[name]
+    rule = criterion(name, plugins)
     # Dropout in train mode, and whatever a user's own criterion draws from torch, follow the trial too.
     with seeded(streams.seed(snapshot.trial.seed, "score", snapshot.level)):
-        found = criterion(snapshot)
+        found = rule(snapshot)
     for key, mask in snapshot.masks.items():
         score = found.get(key) if isinstance(found, Mapping) else None
         if not isinstance(score, Tensor) or score.shape != mask.shape:

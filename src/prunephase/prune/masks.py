@@ -109,7 +109,7 @@ def select(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], budget: Ma
         torch.cat([m.flatten() for m in masks.values()]),
         budget[""],
     )
-    parts = flat.split([m.numel() for m in masks.values()])
+    parts = flat.split([m.numel() for m in masks.values()])  # type: ignore[no-untyped-call]
     return {name: part.view_as(m) for (name, m), part in zip(masks.items(), parts, strict=True)}
 
 

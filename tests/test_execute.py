@@ -1,0 +1,231 @@
+"""Real processes: interrupted, killed, locked out, and the bytes they leave behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from campaign import tree
+from prunephase import execute
+from prunephase.execute import Finished, Retried
+from prunephase.trial import Trial
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+StudyFile = Callable[..., Path]
+
+
+def start(file: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    """`prunephase run` with two workers, in a process group of its own."""
+    code = (
+        "import sys; from pathlib import Path; from prunephase import runs, study, cli\n"
+        "import prunephase.terminal as t\n"
+        "cli._finish = lambda study, store, page, outcome, json: "
+        "[cli._fail(f'trial {d}: {p}', outcome.code) for d, p in outcome.failed.items()] and None\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(file), "--store", str(store), "--workers", "2", *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=file.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def children(pid: int) -> list[int]:
+    """Living processes that `pid` started, with theirs."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found += [int(entry.name), *children(int(entry.name))]
+    return found
+
+
+def alive(pids: list[int]) -> list[int]:
+    living = []
+    for pid in pids:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                living.append(pid)
+        except OSError:
+            pass
+    return living
+
+
+def until(happens: Callable[[], Any], seconds: float = 90.0) -> Any:
+    limit = time.monotonic() + seconds
+    while not (found := happens()):
+        assert time.monotonic() < limit, "it never happened"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def long(tiny: dict[str, Any]) -> dict[str, Any]:
+    """A study that takes seconds: two trials, and epochs enough to be interrupted in."""
+    return {**tiny, "seeds": [0, 1], "recipe": {**tiny["recipe"], "epochs": 60}}
+
+
+def resumed(fields: dict[str, Any], store: Path, tmp_path: Path, train: Callable[..., Any]) -> bool:
+    """Whether the next run finishes the study with the bytes of a whole one."""
+    assert train(fields, store).code == 0
+    assert train(fields, tmp_path / "whole").code == 0
+    return tree(store) == tree(tmp_path / "whole") and not list(store.glob("tmp/*"))
+
+
+def levels(store: Path) -> int:
+    return len(list(store.glob("trials/*/level-*.json")))
+
+
+def test_two_workers_give_the_bytes_of_one(tiny: dict[str, Any], tmp_path: Path, train: Callable[..., Any]) -> None:
+    fields = {**tiny, "seeds": [0, 1, 2]}
+    assert train(fields, tmp_path / "one").code == 0
+    assert train(fields, tmp_path / "two", workers=2).code == 0
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_soon_and_quietly_and_goes_on(
+    number: signal.Signals,
+    code: int,
+    long: dict[str, Any],
+    study_file: StudyFile,
+    tmp_path: Path,
+    train: Callable[..., Any],
+) -> None:
+    store = tmp_path / "runs"
+    process = start(study_file(long), store, "--quiet")
+    until(lambda: levels(store) >= 2)
+    workers, asked = children(process.pid), time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    lines = process.communicate(timeout=30)[1].splitlines()
+    assert process.returncode == code
+    assert time.monotonic() - asked < 10
+    assert len(lines) == 1
+    assert lines[0].startswith("prunephase: ")
+    assert alive(workers) == []
+    assert resumed(long, store, tmp_path, train)
+
+
+@pytest.mark.slow
+def test_interrupts_at_random_moments(
+    long: dict[str, Any], study_file: StudyFile, tmp_path: Path, train: Callable[..., Any]
+) -> None:
+    draw, wrong = random.Random(0), []
+    for i in range(20):
+        store, number = tmp_path / f"runs{i}", draw.choice([signal.SIGINT, signal.SIGTERM])
+        process = start(study_file(long), store, "--quiet")
+        until(lambda store=store: (store / "locks").exists())
+        time.sleep(draw.uniform(0, 8))
+        workers = children(process.pid)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        lines = process.communicate(timeout=30)[1].splitlines()
+        if process.returncode not in (0, 128 + number) or len(lines) > 1 or alive(workers):
+            wrong.append((i, number, process.returncode, lines, alive(workers)))
+    assert wrong == []
+    assert resumed(long, store, tmp_path, train)
+
+
+def test_a_killed_worker_is_replaced(
+    long: dict[str, Any], study_file: StudyFile, tmp_path: Path, train: Callable[..., Any]
+) -> None:
+    store = tmp_path / "runs"
+    process = start(study_file(long), store)
+    holder = until(
+        lambda: [p for p in store.glob("locks/*.holder") if not p.name.startswith("study") and levels(store) >= 1]
+    )[0]
+    os.kill(int(holder.read_text().split()[1]), signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert "its worker died (killed by signal 9)" in said
+    assert resumed(long, store, tmp_path, train)
+
+
+def test_workers_end_with_a_killed_parent_and_another_run_takes_over(
+    long: dict[str, Any], study_file: StudyFile, tmp_path: Path, train: Callable[..., Any]
+) -> None:
+    store, file = tmp_path / "runs", study_file(long)
+    first = start(file, store, "--quiet")
+    until(lambda: levels(store) >= 1)
+    second = start(file, store, "--quiet")
+    said = second.communicate(timeout=120)[1].splitlines()
+    if first.poll() is None:  # on a slow machine the first may have ended meanwhile
+        assert second.returncode == 4
+        assert len(said) == 1
+        assert f"pid {first.pid} on {os.uname().nodename}" in said[0]
+    workers = children(first.pid)
+    first.kill()
+    until(lambda: not alive(workers), seconds=5)
+    first.communicate()
+    third = start(file, store, "--quiet")
+    said = third.communicate(timeout=120)[1].splitlines()
+    assert (third.returncode, said) == (0, [])
+    assert resumed(long, store, tmp_path, train)
+
+
+# -- the executor alone
+
+
+def dies_once(trial: Trial) -> Any:
+    mark = Path(os.environ["PRUNEPHASE_TEST_MARK"])
+    yield "begun"
+    if trial.seed == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield "ended"
+
+
+def dies(trial: Trial) -> Any:
+    yield "begun"
+    if trial.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises(trial: Trial) -> Any:
+    yield trial.seed
+    if trial.seed == 0:
+        raise SystemExit("leaving\nnow " + "x" * 1000)
+
+
+TRIALS = [Trial(seed=s) for s in range(3)]
+
+
+def test_a_trial_whose_worker_dies_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEPHASE_TEST_MARK", str(tmp_path / "mark"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    events = list(execute.map(dies_once, TRIALS, 2))
+    assert [e.problem for _, e in events if isinstance(e, Finished)] == [None] * 3
+    assert sum(isinstance(e, Retried) for _, e in events) == 1
+
+
+def test_a_trial_whose_worker_always_dies_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    ended = {trial.seed: e.problem for trial, e in execute.map(dies, TRIALS, 2) if isinstance(e, Finished)}
+    assert "killed by signal 9" in (ended.pop(0) or "")
+    assert ended == {1: None, 2: None}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_users_code_raises_ends_its_trial_in_one_line(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    ended = {trial.seed: e for trial, e in execute.map(raises, TRIALS, workers) if isinstance(e, Finished)}
+    assert {s: e.problem for s, e in ended.items() if s} == {1: None, 2: None}
+    assert ended[0].problem is not None
+    assert ended[0].problem.startswith("SystemExit: leaving now xxx")
+    assert len(ended[0].problem) <= 160
+    assert "Traceback" in ended[0].trace
