@@ -118,7 +118,7 @@ def test_an_interrupted_run_ends_soon_and_quietly_and_goes_on(
     assert time.monotonic() - asked < 10
     assert len(lines) == 1
     assert lines[0].startswith("prunephase: ")
-    assert alive(workers) == []
+    until(lambda: not alive(workers), seconds=5)  # the tracker of multiprocessing leaves a moment after its parent
     assert resumed(long, store, tmp_path, train)
 
 

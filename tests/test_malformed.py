@@ -176,9 +176,6 @@ def test_every_malformed_study_file_is_refused_in_short_lines(
     assert not {"antigravity", "this"} & (set(sys.modules) - loaded)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Bench.check does not resolve pruning.criterion: it fails after level 0, with exit code 1"
-)
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_criterion_that_names_code_is_refused_before_anything_is_written(
     command: str, tiny: dict[str, Any], study_file: Callable[..., Path], tmp_path: Path
@@ -188,7 +185,6 @@ def test_a_criterion_that_names_code_is_refused_before_anything_is_written(
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.xfail(run=False, reason="study._text trusts the size of a device file: /dev/zero is read without end")
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin"])
 def test_a_study_that_extends_a_device_is_refused(path: str, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(f'extends = "{path}"')

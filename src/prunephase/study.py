@@ -174,9 +174,13 @@ def _text(path: Path) -> str:
     try:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; expected a study file (TOML)")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes; a study file has at most {MAX_BYTES:,}")
-        return path.read_text("utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # a device or a pipe has no size to ask for, and may never end
+        if len(data) > MAX_BYTES:
+            raise UserError(f"{path}: more than {MAX_BYTES:,} bytes; expected a study file (TOML)")
+        if not data.strip():
+            raise UserError(f"{path}: is empty; expected a study file (TOML), such as `prunephase init` gives")
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8; expected a study file (TOML)") from None
     except (OSError, ValueError) as problem:

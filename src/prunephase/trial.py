@@ -139,7 +139,7 @@ class Recipe(Frozen):
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(0.0, ge=0, description="on all parameters")
     batch_size: int = Field(128, ge=1, description="examples per step")
-    epochs: int = Field(200, ge=1, description="length of the schedule of every level")
+    epochs: int = Field(200, ge=1, le=100_000, description="length of the schedule of every level")
     schedule: Literal["constant", "step", "cosine"] = Field("constant", description="of the learning rate")
     milestones: tuple[int, ...] = Field((), strict=False, description="step: epochs at which the rate falls")
     factor: float = Field(0.1, gt=0, le=1, description="step: by which it falls")
@@ -164,7 +164,7 @@ class Pruning(Frozen):
         "magnitude", description="magnitude |w| | gradient |dL/dw * w| | random U(0,1) | module:function"
     )
     fraction: float = Field(0.2, gt=0, lt=1, description="share of the remaining weights removed per level")
-    levels: int = Field(24, ge=0, description="number of pruning rounds; level 0 is dense, so levels + 1 trainings")
+    levels: int = Field(24, ge=0, le=1000, description="pruning rounds; level 0 is dense, so levels + 1 trainings")
     scope: Literal["global", "layer"] = Field("global", description="compare scores across the network or per layer")
     ladder: Literal["iterative", "one-shot"] = Field(
         "iterative", description="iterative: score the level before; one-shot: always score the dense network"

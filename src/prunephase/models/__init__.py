@@ -87,7 +87,7 @@ def build(
     with seeded(streams.seed(seed, "weights", *where)):
         try:
             network: Any = make(input_shape, classes, **spec.kwargs)
-        except (TypeError, ValueError, RuntimeError) as problem:
+        except Exception as problem:  # the user's code, or arguments that do not suit ours
             raise UserError(f"model.name = '{spec.name}': {_line(problem)}") from None
         if not isinstance(network, nn.Module):
             raise UserError(f"model.name = '{spec.name}': gave {type(network).__name__}, expected a torch.nn.Module")

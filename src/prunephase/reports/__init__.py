@@ -1,0 +1,44 @@
+"""The report: what a study found, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from prunephase import table
+from prunephase.errors import StorageError, UserError
+from prunephase.reports.page import render
+from prunephase.store import Store
+from prunephase.study import Study
+from prunephase.trial import Trial
+
+__all__ = ["report"]
+
+
+def report(
+    study: Study | Iterable[Trial], output: str | Path = "report.html", store: str | Path = "runs", name: str = "study"
+) -> Path:
+    """Write the report of whatever `store` holds of a study (or of some trials, called `name`). Gives its path.
+
+    Raises UserError where nothing is finished yet, StorageError where the page cannot be written.
+    """
+    chosen = study if isinstance(study, Study) else Study(name, tuple(study))
+    place, page = Store(store), Path(output)
+    levels = table.levels(place, chosen.trials)
+    if levels.is_empty():
+        raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its store")
+    missing = [
+        f"seed {trial.seed}, trial {trial.digest()}: {done} of {trial.pruning.levels + 1} levels"
+        for trial in chosen.trials
+        if (done := len(place.levels(trial.digest()))) <= trial.pruning.levels
+    ]
+    text = render(
+        *(chosen.name, levels, table.epochs(place, chosen.trials), table.cards(place, chosen.trials)),
+        *(table.provenance(place, chosen), missing),
+    )
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, "utf-8")
+    except OSError as problem:
+        raise StorageError(f"{page}: cannot be written: {problem.strerror}") from None
+    return page
