@@ -41,7 +41,7 @@ def render(
     found = series(rows)
     axis = ladder(found)
     parts = [
-        sections.verdict(found),
+        sections.verdict(found, missing),
         sections.curves(found, axis),
         sections.training(found, steps),
         sections.subsets(found, axis),

@@ -44,11 +44,14 @@ COLUMNS = {
 PANELS_IN_TABLE = 12  # epochs shown in the table of the dynamics
 
 
-def verdict(found: Sequence[Series]) -> Section:
-    """The verdict of every curve, and the few figures that a reader takes away."""
+def verdict(found: Sequence[Series], missing: Sequence[str] = ()) -> Section:
+    """The verdict of every curve, and the figures that a reader takes away. missing: a line per unfinished trial."""
     if not found:
         return Section("verdict", "Verdict", "No level is finished yet, so there is no curve and no verdict.")
     lead = found[0].phases.sentence if len(found) == 1 else _count(found)
+    unfinished = [
+        f"{len(missing)} trials are unfinished: all of this rests on what is there, and each figure on its n."
+    ]
     return Section(
         "verdict",
         "Verdict",
@@ -56,8 +59,9 @@ def verdict(found: Sequence[Series]) -> Section:
         verdicts=[(one.label, one.phases.verdict, one.phases.sentence) for one in found] if len(found) > 1 else (),
         cards=[(one.label if len(found) > 1 else "", _cards(one)) for one in found],
         notes=[
+            *(unfinished if missing else ()),
             "Accuracies are those of the last epoch, on the test set. Dip and peak are located on the test curve: they "
-            f"describe it. To pick a model, take the level chosen on validation; the peak is an {ORACLE}."
+            f"describe it. To pick a model, take the level chosen on validation; the peak is an {ORACLE}.",
         ],
     )
 
