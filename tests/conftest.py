@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from campaign import STUDY, tree
 
+hypothesis.settings.register_profile("here", deadline=None)  # a busy machine is not a fault
+hypothesis.settings.load_profile("here")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_COLOR"] = "1"
 

@@ -48,7 +48,6 @@ def test_npz_is_read_by_either_pair_of_names_and_keeps_its_test_set(tmp_path: Pa
 
 
 def test_npz_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    fails(trial.Data(source="npz"), "needs data.path")
     fails(trial.Data(source="npz", path=str(tmp_path / "no.npz")), "no such file or folder")
     fails(npz(tmp_path, inputs=X, y_train=Y), "holds inputs, y_train; expected x_train and y_train")
     fails(npz(tmp_path, x=X, y=np.array([[1], None] * 20, dtype=object)), "is not an npz archive of plain arrays")

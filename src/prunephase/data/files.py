@@ -52,8 +52,7 @@ def table(spec: trial.Data, _home: Path | None) -> Arrays:
 
 def existing(spec: trial.Data) -> Path:
     """The path that a source needs."""
-    if spec.path is None:
-        raise UserError(f"data.source = '{spec.source}': needs data.path, the place of your data")
+    assert spec.path is not None  # trial.Data sees to it
     if not (path := Path(spec.path)).exists():
         raise UserError(f"data.path = '{spec.path}': no such file or folder; paths start where you run prunephase")
     return path

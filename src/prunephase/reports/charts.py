@@ -1,323 +1,271 @@
-"""Charts: Vega-Lite specifications as plain values; every line carries colour, shape and dash."""
-
-# L levels, K classes.
+"""The charts of the report, as Vega-Lite through Altair: tables in, pictures out."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunephase.analysis import Phases
+import altair as alt
+
+from prunephase.reports.marks import extrema, shading
 from prunephase.reports.series import At, Ladder, Series
-from prunephase.reports.words import seeds, sparse
+from prunephase.reports.words import percent, seeds, sparse, spread
 
-Spec = dict[str, Any]
-Theme = Mapping[str, str]
-
-# Series in Okabe and Ito's colours, which most colour-blind readers can tell apart; lighter ones on a dark page.
-LIGHT: Theme = {
-    "ink": "#1f2430",
-    "faint": "#5b6472",
-    "grid": "#dde1e7",
-    "paper": "#ffffff",
-    "oracle": "#8a8f98",
-    "s0": "#0072b2",
-    "s1": "#c25700",
-    "s2": "#00805f",
-    "s3": "#a8437f",
-    "s4": "#8a6d00",
-    "s5": "#2a9bd1",
-    "s6": "#555b66",
-    "light": "#9db8d2",
-    "critical": "#e3a595",
-    "sweet": "#a3cfa0",
-    "collapsed": "#b3adc4",
-}
-DARK: Theme = {
-    "ink": "#e4e7ec",
-    "faint": "#a2abb8",
-    "grid": "#343b46",
-    "paper": "#191d24",
-    "oracle": "#8a8f98",
-    "s0": "#62b5ec",
-    "s1": "#f0a15c",
-    "s2": "#4cc9a2",
-    "s3": "#e69ac6",
-    "s4": "#dcc25a",
-    "s5": "#9bd6f5",
-    "s6": "#b4bac4",
-    "light": "#49657f",
-    "critical": "#8a4b3c",
-    "sweet": "#4a7a48",
-    "collapsed": "#5d5675",
-}
-PAGE: Theme = {name: f"var(--{name})" for name in LIGHT}  # the page's style sheet decides between light and dark
-
-COLOURS = tuple(f"s{i}" for i in range(7))
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 1], [1, 3], [10, 4])
-TICKS = 13  # more labels of two lines would run into each other
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [12, 3], [2, 4], [6, 2, 2, 2, 2, 2])
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+NUMBERED = 12  # classes, above which a matrix shows no numbers
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its name in the legend and its points. paint: a colour of the theme; None: the next free one."""
+    """One line of a chart; `raw`: single seeds as (seed, x, value); `paint`: a colour by name, else by its place."""
 
     name: str
     points: Sequence[At]
+    raw: Sequence[tuple[int, float, float]] = ()
     band: bool = True
     paint: str | None = None
 
 
-def line(name: str, one: Series, column: str, ladder: Ladder, *, band: bool = True, paint: str | None = None) -> Line:
-    """A quantity of one curve against level."""
-    known = [at for at in one.summary(column) if at.level in ladder.sparsity]
-    return Line(name, known, band, paint)
+def line(
+    name: str,
+    one: Series,
+    column: str,
+    ladder: Ladder,
+    *,
+    raw: bool = False,
+    band: bool = True,
+    paint: str | None = None,
+) -> Line:
+    """One column of one curve as a line."""
+    single = [(seed, ladder.x(level, s), value) for seed, level, s, value in one.seeds(column)] if raw else []
+    many = len({seed for seed, _, _ in single}) > 1
+    return Line(name, one.summary(column), single if many else [], band, paint)
 
 
 def lines(
     drawn: Sequence[Line],
     ladder: Ladder | None,
-    theme: Theme,
+    paint: Mapping[str, str],
     *,
     description: str,
-    height: int = 260,
     title: str = "accuracy",
-) -> Spec:
-    """Lines with intervals and points against level, or against epoch where there is no ladder."""
-    x, y = _x(ladder), _y([at.mean for one in drawn for at in one.points], title)
-    layers = _layers(drawn, ladder, theme, x, y, points=ladder is not None)
-    return {**_frame(description, height), "layer": layers}
+    height: int = 220,
+    below: Sequence[alt.Chart] = (),
+    above: Sequence[alt.Chart] = (),
+    top: int = 8,
+    domain: tuple[float, float] | None = None,
+) -> alt.LayerChart:
+    """Means as lines with points, Student-t intervals as bands, single seeds faint; by level, or by epoch.
 
-
-def curve_chart(found: Sequence[Series], ladder: Ladder, theme: Theme, *, description: str, height: int = 360) -> Spec:
-    """Test accuracy against level for every curve; for a single one its train accuracy, phases, dip and peak too."""
-    if len(found) == 1:
-        one = found[0]
-        drawn = [line("test, last epoch", one, "test_accuracy", ladder), line("train", one, "train_accuracy", ladder)]
-    else:
-        drawn = [line(one.label, one, "test_accuracy", ladder) for one in found]
-    drawn = [one for one in drawn if one.points]
-    singles: list[Spec] = [
-        {"seed": f"{i}-{seed}", "x": ladder.x(level, sparsity), "mean": value, "paint": COLOURS[i % len(COLOURS)]}
-        for i, one in enumerate(found)
-        for seed, level, sparsity, value in one.seeds("test_accuracy")
+    Each line has its own colour, shape and dash. `ladder` None: the x-axis is the epoch.
+    """
+    names = [each.name for each in drawn]
+    rows = [_row(each, at, ladder) for each in drawn for at in each.points]
+    colour, dash, shape = _keys(drawn, names, paint, pointed=ladder is not None)
+    scale = _range(rows) if domain is None else alt.Scale(domain=list(domain), nice=False)
+    x = alt.X("x:Q", axis=_axis(ladder), scale=alt.Scale(nice=False, zero=False, padding=8))
+    y = alt.Y("mean:Q", title=title, axis=alt.Axis(format=".0%"), scale=scale)
+    base = alt.Chart()  # the rows stand once, above all layers
+    layers: list[alt.Chart] = list(below)
+    if any(row["low"] is not None for row in rows):
+        area = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.16, clip=True, aria=False)
+        layers.append(area.encode(x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q", color=colour))
+    single = [
+        {"x": at, "mean": value, "series": each.name, "seed": seed} for each in drawn for seed, at, value in each.raw
     ]
-    x, y = _x(ladder), _y([*(at.mean for d in drawn for at in d.points), *(row["mean"] for row in singles)], "accuracy")
-    layers = _shading(found[0].phases, found[0], ladder, theme) if len(found) == 1 else []
-    layers += _layers(drawn, ladder, theme, x, y, points=True)
-    for paint in dict.fromkeys(row["paint"] for row in singles):
-        layers.append(
-            {
-                "data": {"values": [row for row in singles if row["paint"] == paint]},
-                "mark": {"type": "line", "strokeWidth": 0.8, "opacity": 0.35, "color": theme[paint], "aria": False},
-                "encoding": {"x": x, "y": y, "detail": {"field": "seed"}},
-            }
+    if single:
+        faint = alt.Chart(alt.Data(values=single)).mark_line(opacity=0.28, strokeWidth=1, aria=False)
+        layers.append(faint.encode(x=x, y=y, color=colour, detail="seed:N"))
+    layers.append(base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, strokeDash=dash))
+    tooltip = [alt.Tooltip(f"{key}:N", title=text) for key, text in _tips(ladder)]
+    if ladder:
+        points = base.mark_point(size=46, filled=True, opacity=1)
+        layers.append(points.encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip, description="says:N"))
+    # a target large enough for a finger
+    reach = base.mark_point(size=420, filled=True, opacity=0, aria=False)
+    layers += [*above, reach.encode(x=x, y=y, tooltip=tooltip)]
+    return alt.layer(*layers, data=alt.Data(values=rows)).properties(
+        width="container",
+        height=height,
+        description=description,
+        padding={"top": top, "left": 4, "right": 12, "bottom": 4},
+    )
+
+
+def curve_chart(
+    found: Sequence[Series], ladder: Ladder, paint: Mapping[str, str], *, description: str, height: int = 380
+) -> alt.LayerChart:
+    """The main curve: accuracy against level, with dip and peak ringed.
+
+    One curve: test accuracy of the last epoch, of the epoch chosen on validation, and train accuracy, with the phases
+    shaded. Several: the test accuracy of each.
+    """
+    if len(found) > 1:
+        rings = [ring for i, one in enumerate(found) for ring in extrema(one, ladder, paint, f"s{i % 8}", named=False)]
+        drawn = [line(one.label, one, "test_accuracy", ladder) for one in found]
+        return lines(
+            drawn, ladder, paint, description=description, title="test accuracy, last epoch", height=height, above=rings
         )
-    for one in found:
-        layers += _rings(one.phases, ladder, theme)
-    return {**_frame(description, height), "layer": layers}
+    one = found[0]
+    drawn = [
+        line("test, last epoch", one, "test_accuracy", ladder, raw=True),
+        line("train, labels as given", one, "train_accuracy", ladder),
+        line("test, epoch chosen on validation", one, "test_accuracy_at_best", ladder, band=False),
+    ]
+    return lines(
+        [each for each in drawn if each.points],
+        ladder,
+        paint,
+        description=description,
+        height=height,
+        top=38,
+        below=shading(one, ladder, paint),
+        above=extrema(one, ladder, paint, "ink", named=True),
+    )
 
 
-def matrix_chart(matrix: Sequence[Sequence[float | None]], theme: Theme, *, description: str) -> Spec:
-    """Shares of true classes (rows) by given label (columns). K x K; None in the row of a class without examples."""
-    names = [str(i) for i in range(len(matrix))]
-    cells = [
-        {"true": names[i], "given": names[j], "share": share}
+def matrix_chart(
+    matrix: Sequence[Sequence[float | None]], paint: Mapping[str, str], *, description: str
+) -> alt.LayerChart:
+    """Transition matrix [K, K] as a heat map: row true class, column given label. Opacity is the share."""
+    rows = [
+        {
+            "true": i,
+            "given": j,
+            "share": share,
+            "text": percent(share),
+            "says": f"true {i}, given {j}: {percent(share)}",
+        }
         for i, row in enumerate(matrix)
         for j, share in enumerate(row)
         if share is not None
     ]
-    side = max(6, min(34, 420 // max(1, len(names))))
-    axis = {"labelAngle": 0, "domain": False, "ticks": False, "grid": False, "labelOverlap": True}
-    tips = [{"field": "true", "title": "true class"}, {"field": "given", "title": "given label"}]
-    square = {
-        "mark": {"type": "rect", "color": theme["s0"], "stroke": theme["grid"], "strokeWidth": 0.5},
-        "encoding": {
-            "fillOpacity": {
-                "field": "share",
-                "type": "quantitative",
-                "scale": {"domain": [0, 1], "range": [0.02, 1]},
-                "legend": None,
-            },
-            "tooltip": [*tips, {"field": "share", "format": ".2%"}],
-        },
+    numbered = len(matrix) <= NUMBERED
+    top = alt.Axis(orient="top", labelAngle=0, grid=False, labelOverlap=True)
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("given:O", title="label given", axis=top),
+        y=alt.Y("true:O", title="true class", axis=alt.Axis(grid=False, labelOverlap=True)),
+    )
+    # the square root lifts the few per cent off the diagonal, which are the noise
+    opacity = alt.Opacity("share:Q", scale=alt.Scale(type="sqrt", domain=[0, 1], range=[0.02, 0.75]), legend=None)
+    cells = base.mark_rect(fill=paint["s0"], stroke=paint["paper"], aria=numbered).encode(
+        opacity=opacity,
+        description="says:N",
+        tooltip=[
+            alt.Tooltip("true:N", title="true class"),
+            alt.Tooltip("given:N"),
+            alt.Tooltip("text:N", title="share"),
+        ],
+    )
+    layers = [cells]
+    if numbered:
+        text = base.transform_filter("datum.share > 0").mark_text(fontSize=11, color=paint["ink"], aria=False)
+        layers.append(text.encode(text=alt.Text("share:Q", format=".2f")))
+    side = max(160, min(30 * len(matrix), 420))
+    return alt.layer(*layers).properties(width="container", height=side, description=description)
+
+
+def spec(chart: alt.LayerChart, paint: Mapping[str, str]) -> dict[str, Any]:
+    """The chart as a Vega-Lite specification in one set of colours."""
+    axis = {
+        "labelColor": paint["faint"],
+        "titleColor": paint["faint"],
+        "gridColor": paint["grid"],
+        "domainColor": paint["faint"],
+        "tickColor": paint["faint"],
+        "titleFontWeight": "normal",
+        "labelFontSize": 11,
+        "titleFontSize": 12,
     }
-    number = {
-        "mark": {"type": "text", "fontSize": 10, "aria": False},
-        "encoding": {
-            "text": {"field": "share", "type": "quantitative", "format": ".0%"},
-            "color": {"condition": {"test": "datum.share > 0.5", "value": theme["paper"]}, "value": theme["ink"]},
-        },
+    made: dict[str, Any] = chart.configure(
+        font=FONT,
+        background=paint["paper"],
+        view={"stroke": None},
+        axis=axis,
+        legend={"labelColor": paint["ink"], "labelFontSize": 12},
+        autosize={"type": "fit-x", "contains": "padding"},
+    ).to_dict(validate=False)  # the tests do: it would double the time of a page
+    return made
+
+
+def _keys(
+    drawn: Sequence[Line], names: Sequence[str], paint: Mapping[str, str], pointed: bool
+) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]:
+    def scale(values: Sequence[Any]) -> alt.Scale:
+        return alt.Scale(domain=list(names), range=[values[i % len(values)] for i in range(len(names))])
+
+    each = max(map(len, names), default=0) * 7 + 40
+    columns = min(len(names), 4) or 1
+    legend = alt.Legend(
+        title=None,
+        orient="bottom",
+        direction="horizontal",
+        columns=alt.ExprRef(f"width < {each * columns} ? (width < {2 * each} ? 1 : 2) : {columns}"),
+        labelLimit=0,
+        symbolType="circle" if pointed else "stroke",
+        symbolSize=70 if pointed else 260,
+        symbolStrokeWidth=0 if pointed else 2,
+        symbolOpacity=1,
+    )
+    colours = [paint[each.paint or f"s{i % len(SHAPES)}"] for i, each in enumerate(drawn)]
+    return (
+        alt.Color("series:N", scale=alt.Scale(domain=list(names), range=colours), legend=legend),
+        alt.StrokeDash("series:N", scale=scale(DASHES), legend=legend),
+        alt.Shape("series:N", scale=scale(SHAPES), legend=legend),
+    )
+
+
+def _range(rows: Sequence[Mapping[str, Any]]) -> alt.Scale:
+    """Room for the means and, as far as it is no more than a tenth, for their intervals: those of two seeds would
+    flatten every curve."""
+    if not rows:
+        return alt.Scale(domain=[0, 1])
+    means = [row["mean"] for row in rows]
+    low, high = min(means), max(means)
+    slack = max(0.02, 0.1 * (high - low))
+    lows = [row["low"] for row in rows if row["low"] is not None]
+    highs = [row["high"] for row in rows if row["high"] is not None]
+    bottom = max(min([low, *lows]), low - slack) - 0.01
+    return alt.Scale(domain=[max(0.0, bottom), min(1.0, min(max([high, *highs]), high + slack) + 0.01)], nice=False)
+
+
+def _row(drawn: Line, at: At, ladder: Ladder | None) -> dict[str, Any]:
+    where = f"level {at.level}, {sparse(at.sparsity)} sparse" if ladder else f"epoch {at.level}"
+    low, high = (at.interval if drawn.band else None) or (None, None)
+    row = {
+        "series": drawn.name,
+        "x": ladder.x(at.level, at.sparsity) if ladder else at.level,
+        "mean": round(at.mean, 6),
+        "low": low if low is None else round(max(low, 0.0), 6),
+        "high": high if high is None else round(min(high, 1.0), 6),
+        "where": where,
+        "text": percent(at.mean),
+        "spread": spread(at),
     }
-    return {
-        "description": description,
-        "data": {"values": cells},
-        "width": {"step": side},
-        "height": {"step": side},
-        "encoding": {
-            "x": {"field": "given", "type": "nominal", "sort": names, "title": "given label", "axis": axis},
-            "y": {"field": "true", "type": "nominal", "sort": names, "title": "true class", "axis": axis},
-        },
-        "layer": [square, *([number] if side >= 28 else [])],
-    }
+    return {**row, "says": f"{drawn.name}, {where}: {percent(at.mean)}, {seeds(at.n)}"} if ladder else row
 
 
-def spec(chart: Spec, theme: Theme) -> Spec:
-    """A chart in the colours of `theme`, complete for Vega-Embed or for a static picture."""
-    words = {"labelColor": theme["ink"], "titleColor": theme["ink"]}
-    lines = {"gridColor": theme["grid"], "domainColor": theme["grid"], "tickColor": theme["grid"]}
-    config = {
-        "font": "system-ui, sans-serif",
-        "view": {"stroke": theme["grid"]},
-        "axis": {**words, **lines, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
-        "legend": {**words, "labelFontSize": 12, "labelLimit": 420, "orient": "top", "columns": 3, "symbolOpacity": 1},
-        "text": {"color": theme["ink"]},
-    }
-    return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", **chart, "background": None, "config": config}
+def _tips(ladder: Ladder | None) -> list[tuple[str, str]]:
+    return [("series", "curve"), ("where", "at" if ladder else "in"), ("text", "mean"), ("spread", "spread")]
 
 
-def _layers(
-    drawn: Sequence[Line], ladder: Ladder | None, theme: Theme, x: Spec, y: Spec, *, points: bool
-) -> list[Spec]:
-    """Bands, lines and points of all lines, sharing one legend."""
-    rows = [row for one in drawn for row in _rows(one, ladder)]
-    names = [one.name for one in drawn]
-    free = iter(COLOURS * len(drawn))
-    paints = [theme[one.paint or next(free)] for one in drawn]
-
-    def scaled(values: Sequence[Any]) -> Spec:
-        chosen = [values[i % len(values)] for i in range(len(names))]
-        return {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names, "range": chosen}}
-
-    place = "epoch" if ladder is None else "level"
-    shown = [
-        {"field": "name", "title": "curve"},
-        {"field": place},
-        *([] if ladder is None else [{"field": "sparsity"}]),
-        {"field": "mean", "format": ".2%"},
-        {"field": "spread", "title": "spread"},
-        {"field": "n", "title": "n"},
-    ]
-    data = {"data": {"values": rows}}
-    band = {"mark": {"type": "area", "opacity": 0.16, "clip": True, "aria": False}}
-    band["encoding"] = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": scaled(paints)}
-    stroke = {"mark": {"type": "line", "strokeWidth": 2, "clip": True, "aria": False}}
-    stroke["encoding"] = {"x": x, "y": y, "color": scaled(paints), "strokeDash": scaled(DASHES)}
-    dots = {"mark": {"type": "point", "filled": True, "size": 42 if points else 12, "opacity": 1}}
-    dots["encoding"] = {"x": x, "y": y, "color": scaled(paints), "shape": scaled(SHAPES), "tooltip": shown}
-    return [{**data, **band, "transform": [{"filter": "isValid(datum.low)"}]}, {**data, **stroke}, {**data, **dots}]
-
-
-def _rows(one: Line, ladder: Ladder | None) -> list[Spec]:
-    rows = []
-    for at in one.points:
-        row: Spec = {
-            "name": one.name,
-            "mean": at.mean,
-            "n": seeds(at.n),
-            "low": None,
-            "high": None,
-            "spread": "one seed",
-        }
-        if at.sd is not None:
-            row["spread"] = f"sd {100 * at.sd:.1f} points"
-        if at.interval is not None:
-            row["spread"] += f", mean {100 * at.interval[0]:.1f} to {100 * at.interval[1]:.1f} % (95 %)"
-            if one.band:
-                row |= {"low": at.interval[0], "high": at.interval[1]}
-        if ladder is None:
-            row |= {"x": at.level, "epoch": at.level}
-        else:
-            row |= {"x": ladder.x(at.level, at.sparsity), "level": at.level, "sparsity": sparse(at.sparsity)}
-        rows.append(row)
-    return rows
-
-
-def _x(ladder: Ladder | None) -> Spec:
-    """Levels with their sparsity below: on a linear axis of sparsity the sweet phase is squeezed into the last 5 %."""
-    x: Spec = {"field": "x", "type": "quantitative", "axis": {"grid": False, "tickMinStep": 1}}
+def _axis(ladder: Ladder | None) -> alt.Axis:
+    plain = {"grid": False, "labelOverlap": True, "labelFlush": False}
     if ladder is None:
-        return x | {"title": "epoch", "scale": {"zero": False, "nice": False}}
-    places = {ladder.x(level, sparsity): (level, sparsity) for level, sparsity in ladder.sparsity.items()}
-    every = max(1, -(-len(places) // TICKS))
-    shown = [place for i, place in enumerate(places) if i % every == 0]
-    if ladder.shared:
-        labels = {str(int(place)): [str(level), sparse(sparsity)] for place, (level, sparsity) in places.items()}
-        title, label = "pruning level, and sparsity", f"{json.dumps(labels)}[format(datum.value, 'd')]"
-    else:  # groups with different ladders share only the sparsity itself
-        shown = [float(decade) for decade in range(1 + int(max(places)))]
-        title, label = "sparsity (logarithmic in what remains)", "format(1 - pow(10, -datum.value), '.5~%')"
-    axis = {"grid": False, "values": shown, "labelExpr": label}
-    domain = [min(places), max(places) if len(places) > 1 else min(places) + 1]
-    return x | {"title": title, "axis": axis, "scale": {"domain": domain, "nice": False, "zero": False}}
-
-
-def _y(values: Sequence[float], title: str) -> Spec:
-    """Accuracy, with a little room; intervals of few seeds are cut off at the frame rather than dwarf the curve."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    room = 0.08 * max(high - low, 0.02)
-    domain = [max(0.0, low - room), min(1.0, high + 2 * room)]  # more above, where the names of the phases stand
-    scale = {"domain": domain, "zero": False, "nice": False}
-    return {"field": "mean", "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "~%"}}
-
-
-def _shading(answer: Phases, one: Series, ladder: Ladder, theme: Theme) -> list[Spec]:
-    """The phases as named stripes that meet half-way between two levels."""
-    places = [ladder.x(int(v), float(s)) for v, s in zip(one.group.levels, one.group.sparsity, strict=True)]
-    index = {int(level): i for i, level in enumerate(one.group.levels)}
-    rows = []
-    for name, span in answer.phases.items():
-        first, last = index[span.start], index[span.end]
-        start = (places[first] + places[max(first - 1, 0)]) / 2
-        end = (places[last] + places[min(last + 1, len(places) - 1)]) / 2
-        rows.append({"phase": name, "from": start, "to": end, "middle": (start + end) / 2})
-    x, x2 = {"field": "from", "type": "quantitative"}, {"field": "to"}
-    stripes = [
-        {
-            "data": {"values": [row]},
-            "mark": {"type": "rect", "opacity": 0.28, "color": theme[str(row["phase"])], "aria": False},
-            "encoding": {"x": x, "x2": x2},
-        }
-        for row in rows
-    ]
-    text = {"type": "text", "baseline": "top", "y": 4, "fontSize": 12, "fontStyle": "italic", "color": theme["ink"]}
-    middle = {"x": {"field": "middle", "type": "quantitative"}, "text": {"field": "phase"}}
-    return [*stripes, {"data": {"values": rows}, "mark": text, "encoding": middle}]
-
-
-def _rings(answer: Phases, ladder: Ladder, theme: Theme) -> list[Spec]:
-    """Dip and peak, ringed and named."""
-    layers: list[Spec] = []
-    right = max(ladder.x(level, sparsity) for level, sparsity in ladder.sparsity.items())
-    for name, point, below in (("dip", answer.dip, 22), ("peak", answer.peak, -16)):
-        if point is None:
-            continue
-        x = ladder.x(point.level, point.sparsity)
-        row = {"x": x, "mean": point.value, "label": f"{name} {100 * point.value:.1f} %"}
-        place = {"x": {"field": "x", "type": "quantitative"}, "y": {"field": "mean", "type": "quantitative"}}
-        align = "right" if x > 0.9 * right else "center"
-        ring = {"type": "point", "size": 190, "strokeWidth": 2, "color": theme["ink"], "aria": False}
-        text = {
-            "type": "text",
-            "dy": below,
-            "align": align,
-            "fontWeight": "bold",
-            "fontSize": 12,
-            "color": theme["ink"],
-        }
-        layers.append({"data": {"values": [row]}, "mark": ring, "encoding": place})
-        layers.append({"data": {"values": [row]}, "mark": text, "encoding": {**place, "text": {"field": "label"}}})
-    return layers
-
-
-def _frame(description: str, height: int) -> Spec:
-    """As wide as the page."""
-    return {
-        "description": description,
-        "width": "container",
-        "height": height,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-    }
+        return alt.Axis(title="epoch", tickMinStep=1, format="d", **plain)
+    if not ladder.shared:
+        label = "format((1 - pow(10, -datum.value)) * 100, '.4~r') + ' %'"
+        return alt.Axis(title="sparsity, by the logarithm of the weights kept", labelExpr=label, tickCount=8, **plain)
+    top = max(ladder.sparsity, default=0)
+    quoted = ", ".join(f"'{sparse(ladder.sparsity[i])}'" if i in ladder.sparsity else "''" for i in range(top + 1))
+    return alt.Axis(
+        title="level, and share of prunable weights removed",
+        values=list(range(0, top + 1, max(1, math.ceil((top + 1) / 14)))),
+        labelExpr=f"[datum.value, [{quoted}][datum.value]]",
+        labelSeparation=6,
+        **plain,
+    )

@@ -15,10 +15,11 @@ import vl_convert
 from markupsafe import Markup
 
 from prunephase.errors import UserError
-from prunephase.reports import charts, sections
+from prunephase.reports import charts, records, sections
+from prunephase.reports.palette import DARK, LIGHT
 from prunephase.reports.parts import embedded
 from prunephase.reports.series import NEEDED, complete, ladder, series
-from prunephase.reports.words import clipped
+from prunephase.reports.words import ORACLE, clipped
 
 EPOCHS = {name: NEEDED[name] for name in ("trial", "seed", "level", "status", "train_accuracy", "test_accuracy")}
 
@@ -41,13 +42,13 @@ def render(
     found = series(rows)
     axis = ladder(found)
     parts = [
-        sections.verdict(found, missing),
+        sections.verdict(found),
         sections.curves(found, axis),
         sections.training(found, steps),
         sections.subsets(found, axis),
-        sections.noise(found, cards),
-        sections.levels(found, rows),
-        sections.settings(found, rows, provenance, missing),
+        records.noise(found, cards),
+        records.levels(found, rows),
+        records.settings(found, rows, provenance, missing),
     ]
     panels = [panel for part in parts for figure in part.figures for panel in figure.panels]
     environment = jinja2.Environment(
@@ -55,9 +56,10 @@ def render(
     )
     # script and style are ours alone, and the page's policy lets nothing run or apply but these exact bytes
     script, draw = bundle(), _text("draw.js")
-    style = environment.from_string(_text("style.css")).render(light=charts.LIGHT, dark=charts.DARK)
+    style = environment.from_string(_text("style.css")).render(light=LIGHT, dark=DARK)
     return environment.from_string(_text("template.html")).render(
         name=clipped(name),
+        oracle=ORACLE,
         sections=parts,
         specs=Markup(embedded([panel.spec for panel in panels])),
         script=Markup(script),
@@ -79,8 +81,8 @@ def static(table: pl.DataFrame, format: Literal["svg", "png"] = "svg") -> bytes:
     if not any(one.summary("test_accuracy") for one in found):
         raise UserError("no level is finished, so there is no curve to draw; run the study first")
     said = " ".join(one.phases.sentence for one in found)
-    chart = charts.curve_chart(found, ladder(found), charts.LIGHT, description=said, height=400)
-    spec = charts.spec({**chart, "width": 900}, charts.LIGHT) | {"background": "white"}
+    chart = charts.curve_chart(found, ladder(found), LIGHT, description=said, height=400)
+    spec = charts.spec(chart.properties(width=900), LIGHT)
     if format == "svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     return bytes(vl_convert.vegalite_to_png(spec, scale=2))

@@ -15,7 +15,6 @@ import polars as pl
 from prunephase.analysis import Group, Phases, Summary, curve, phases, summarise
 from prunephase.reports.words import clipped
 
-ROLES = ("dense", "dip", "peak", "collapsed")
 # Every column a chart or a table may ask for; a half-done study lacks some of them.
 SHARES = (
     "train_accuracy",
@@ -43,7 +42,7 @@ NEEDED: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class At:
-    """One quantity at one level: mean of n seeds, sd of one seed, Student-t interval of the mean (None below n = 2)."""
+    """One quantity at one level: mean over n seeds, sd of one seed, Student-t interval of the mean; None for n < 2."""
 
     level: int
     sparsity: float
@@ -187,3 +186,18 @@ def _unused(label: str, taken: Sequence[Series]) -> str:
     """Two long keys may look alike once clipped; a legend must tell them apart."""
     names = {one.label for one in taken}
     return label if label not in names else f"{label} ({len(names) + 1})"
+
+
+def prefix(one: Series, found: Sequence[Series]) -> str:
+    """Whom a sentence is about, where there is more than one curve."""
+    return f"{one.label}: " if len(found) > 1 else ""
+
+
+def head_of(found: Sequence[Series]) -> tuple[str, ...]:
+    """The head of the column that names the curve, where there is more than one."""
+    return ("curve",) if len(found) > 1 else ()
+
+
+def first_of(one: Series, found: Sequence[Series]) -> tuple[str, ...]:
+    """The cell below it."""
+    return (one.label,) if len(found) > 1 else ()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 THIN = "\u202f"  # narrow no-break space, so that a number and its unit stay on one line
 NOTHING = "–"
+ORACLE = "oracle (selected on test)"
 
 
 class Measured(Protocol):
@@ -45,7 +46,7 @@ def sparse(sparsity: float) -> str:
 
 def seeds(n: int) -> str:
     """How many seeds stand behind a number."""
-    return f"n = {n}"
+    return f"n\u00a0=\u00a0{n}"
 
 
 def mean_sd(found: Measured | None) -> str:
@@ -62,13 +63,22 @@ def spread(found: Measured) -> str:
         return f"{seeds(found.n)}, so no spread"
     low, high = found.interval
     wide = "; wide by nature" if found.n < 5 else ""
-    interval = f"95{THIN}% interval {100 * low:.1f} to {100 * high:.1f}{wide}"
-    return f"sd {100 * found.sd:.1f} points, {interval}, {seeds(found.n)}"
+    return f"sd {100 * found.sd:.1f} points, {interval(low, high)}{wide}, {seeds(found.n)}"
+
+
+def interval(low: float, high: float) -> str:
+    """A 95 % interval of shares."""
+    return f"95{THIN}% interval {100 * low:.1f} to {100 * high:.1f}"
 
 
 def points(share: float) -> str:
     """A difference of shares, in percentage points."""
     return f"{100 * share:.1f} points"
+
+
+def capital(text: str) -> str:
+    """The text as the start of a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def clipped(text: str, longest: int = 200) -> str:
