@@ -25,17 +25,12 @@ StudyFile = Callable[..., Path]
 
 def start(file: Path, store: Path, *more: str) -> subprocess.Popen[str]:
     """`prunephase run` with two workers, in a process group of its own."""
-    code = (
-        "import sys; from pathlib import Path; from prunephase import runs, study, cli\n"
-        "import prunephase.terminal as t\n"
-        "cli._finish = lambda study, store, page, outcome, json: "
-        "[cli._fail(f'trial {d}: {p}', outcome.code) for d, p in outcome.failed.items()] and None\n"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
     return subprocess.Popen(
-        [sys.executable, "-c", code, "run", str(file), "--store", str(store), "--workers", "2", *more],
+        [sys.executable, "-m", "prunephase", "run", str(file), "--store", str(store), "--workers", "2", *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=file.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # whoever runs the tests may ignore Ctrl-C, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
