@@ -272,8 +272,8 @@ def calls(path: Path) -> list[tuple[int, str, ast.Call]]:
 # What writes files by intention, outside the store: {module: calls}. What a user asked for by -o, downloads, crash logs.
 WRITERS = {
     "data/mnist.py": {"archive.write_bytes"},
-    "reports/__init__.py": {"page.parent.mkdir", "page.write_text"},
-    "cli.py": {"page.parent.mkdir", "page.write_text", "output.write_text", "frame.write_csv", "frame.write_parquet"},
+    "reports/__init__.py": {"page.parent.mkdir", "page.write_bytes"},
+    "cli.py": {"output.write_text", "frame.write_csv", "frame.write_parquet"},
     "store.py": {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.mkdir"},
 }
 WRITING = {

@@ -310,7 +310,9 @@ def phases(
     return Exit.OK
 
 
-@app.command(help_epilogue=examples("prunephase report study.toml -o report.html"))
+@app.command(
+    help_epilogue=examples("prunephase report study.toml -o report.html", "prunephase report study.toml -o curve.svg")
+)
 def report(
     study: StudyFile,
     *,
@@ -319,7 +321,7 @@ def report(
     plugins: Plugins = NONE,
     output: Output = None,
 ) -> int:
-    """Write the report of whatever is finished: one HTML page that needs nothing else."""
+    """Write the report of whatever is finished: one HTML page that needs nothing else (x.svg, x.png: its curve)."""
     from prunephase.reports import report as write
 
     chosen = _load(study, changes, plugins)

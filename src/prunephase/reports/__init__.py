@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prunephase import table
 from prunephase.errors import StorageError, UserError
-from prunephase.reports.page import render
+from prunephase.reports.page import render, static
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial
@@ -20,6 +20,7 @@ def report(
 ) -> Path:
     """Write the report of whatever `store` holds of a study (or of some trials, called `name`). Gives its path.
 
+    A name that ends in .svg or .png gets the main curve alone, as a picture; any other name the whole page.
     Raises UserError where nothing is finished yet, StorageError where the page cannot be written.
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
@@ -27,18 +28,22 @@ def report(
     levels = table.levels(place, chosen.trials)
     if levels.is_empty():
         raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its store")
-    missing = [
-        f"seed {trial.seed}, trial {trial.digest()}: {done} of {trial.pruning.levels + 1} levels"
-        for trial in chosen.trials
-        if (done := len(place.levels(trial.digest()))) <= trial.pruning.levels
-    ]
-    text = render(
-        *(chosen.name, levels, table.epochs(place, chosen.trials), table.cards(place, chosen.trials)),
-        *(table.provenance(place, chosen), missing),
-    )
+    content: str | bytes
+    if page.suffix in (".svg", ".png"):
+        content = static(levels, "svg" if page.suffix == ".svg" else "png")
+    else:
+        missing = [
+            f"seed {trial.seed}, trial {trial.digest()}: {done} of {trial.pruning.levels + 1} levels"
+            for trial in chosen.trials
+            if (done := len(place.levels(trial.digest()))) <= trial.pruning.levels
+        ]
+        content = render(
+            *(chosen.name, levels, table.epochs(place, chosen.trials), table.cards(place, chosen.trials)),
+            *(table.provenance(place, chosen), missing),
+        )
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, "utf-8")
+        page.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     except OSError as problem:
         raise StorageError(f"{page}: cannot be written: {problem.strerror}") from None
     return page
