@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from prunephase.execute import Finished
 from prunephase.runs import Observer
@@ -80,7 +81,7 @@ def summary(group: Group, found: Phases, console: Console) -> None:
     """The curve as a table with its phases, and the verdict as a sentence."""
     from prunephase.analysis.statistics import summarise
 
-    grid = Table(title=_title(group), title_justify="left", box=None, pad_edge=False)
+    grid = Table(title=Text(clean(_title(group))), title_justify="left", box=None, pad_edge=False)
     for column in ("level", "sparsity", "test accuracy", "sd", "n", "train accuracy", "phase"):
         grid.add_column(column, justify="left" if column == "phase" else "right")
     phase_of = {i: name for name, span in found.phases.items() for i in range(span.start, span.end + 1)}

@@ -1,0 +1,58 @@
+"""The plan: counts are exact; time and space are of the right size."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunephase import plan, runs, study
+from prunephase.bench import Site
+from prunephase.errors import UserError
+
+
+def test_trainings_epochs_and_compute_are_counted(tiny: dict[str, Any], tmp_path: Path) -> None:
+    chosen = study.parse({**tiny, "seeds": [0, 1, 2]})
+    trial = chosen.trials[0]
+    cost = plan.estimate(chosen, Site(tmp_path / "runs"), workers=2)
+    rungs = trial.pruning.levels + 1
+    assert (cost.trials, cost.levels, cost.trainings) == (3, 3 * rungs, 3 * rungs)
+    assert cost.epochs == 3 * rungs * trial.recipe.epochs
+    widths = [64, *trial.model.kwargs["widths"], 10]
+    forward = sum(a * b for a, b in pairwise(widths))
+    assert trial.data.train is not None
+    assert cost.macs == 3 * forward * trial.data.train * cost.epochs  # the papers' convention
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_finished_costs_nothing_more(tiny: dict[str, Any], finished: Path) -> None:
+    cost = plan.estimate(study.parse(tiny), Site(finished), workers=1)
+    assert (cost.trainings, cost.epochs, cost.macs, cost.bytes, cost.seconds) == (0, 0, 0, 0, 0)
+
+
+def test_more_workers_than_trials_do_not_help(tiny: dict[str, Any], tmp_path: Path) -> None:
+    cost = plan.estimate(study.parse({**tiny, "seeds": [0, 1]}), Site(tmp_path / "runs"), workers=64)
+    assert cost.seconds == pytest.approx(cost.core_seconds / 2)
+
+
+def test_the_disk_estimate_is_not_below_what_is_used(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "runs")
+    used = sum(p.stat().st_size for folder in ("objects", "trials") for p in (tmp_path / "runs" / folder).rglob("*.*"))
+    assert plan.estimate(study.parse(tiny), Site(tmp_path / "none"), workers=1).bytes > 0.5 * used
+
+
+def test_a_study_that_cannot_be_trained_has_no_plan(tiny: dict[str, Any], tmp_path: Path) -> None:
+    chosen = study.parse({**tiny, "pruning": {"levels": 500}})
+    with pytest.raises(UserError, match="more levels than weights"):
+        plan.estimate(chosen, Site(tmp_path / "runs"), workers=1)
+
+
+def test_ladders_that_others_build_on_come_first() -> None:
+    base = study.Trial()
+    heirs = study.grid(base, restart={"mode": "re-init"}, seed=range(2))
+    first, second = runs.waves([*heirs, base])
+    assert second == heirs
+    assert {t.digest() for t in first} == {t.digest() for t in study.grid(base, seed=range(2))}
