@@ -126,7 +126,7 @@ def _tell(pipe: int, kind: str, what: Any) -> None:
 
 
 def _child(store: Path, fields: dict[str, Any], system: FaultyOs, pipe: int) -> int:
-    import prunephase.store
+    import prunephase.disk
     from prunephase import runs, study
 
     def observe(_trial: Any, event: Any) -> None:
@@ -137,7 +137,7 @@ def _child(store: Path, fields: dict[str, Any], system: FaultyOs, pipe: int) -> 
         elif getattr(event, "problem", None):
             _tell(pipe, "note", event.problem)
 
-    prunephase.store.os = system  # type: ignore[attr-defined]
+    prunephase.disk.os = system  # type: ignore[attr-defined]
     return runs.train(study.parse(fields), store, workers=1, observe=observe).code
 
 
@@ -198,9 +198,9 @@ class Campaign:
 
 def _in_place(self: Any, path: Path, data: bytes) -> None:
     """No temporary file."""
-    import prunephase.store as module
+    import prunephase.disk as module
 
-    module._make_folder(path.parent)
+    module.make_folder(path.parent)
     handle = module.os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
     module.os.write(handle, data)
     os.close(handle)

@@ -55,7 +55,7 @@ def test_a_disk_that_refuses_any_operation_costs_nothing_that_was_done(
                 done.add((event.trial, event.level))
 
         with monkeypatch.context() as patch:
-            patch.setattr("prunephase.store.os", system)
+            patch.setattr("prunephase.disk.os", system)
             try:
                 outcome = train(tiny, store, observe=observe)
             except StorageError as problem:
@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("prunephase.store.os", refuse(30, errno.ENOSPC, lasting=True))
+    monkeypatch.setattr("prunephase.disk.os", refuse(30, errno.ENOSPC, lasting=True))
     assert cli.main(["run", str(study_file(tiny)), "--store", str(tmp_path / "runs"), "--workers", "1", "--quiet"]) == 5
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

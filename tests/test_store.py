@@ -197,7 +197,7 @@ def test_two_studies_share_trials_and_wait_for_no_one(
 def test_sweeping_takes_what_dead_writers_left_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put_blob(b"something")
-    machine = prunephase.store._machine()
+    machine = prunephase.disk.machine()
     dead, alive, elsewhere = f"{machine}-999999999-aa", f"{machine}-{os.getpid()}-bb", "otherhost-999999999-cc"
     for name in (dead, alive, elsewhere):
         (tmp_path / "tmp" / name).write_bytes(b"half")
@@ -210,9 +210,9 @@ def test_a_planted_link_at_the_place_of_a_temporary_file_is_not_followed(
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    monkeypatch.setattr("prunephase.store.secrets.token_hex", lambda _: "guessed")
+    monkeypatch.setattr("prunephase.disk.secrets.token_hex", lambda _: "guessed")
     (tmp_path / "runs" / "tmp").mkdir(parents=True)
-    (tmp_path / "runs" / "tmp" / f"{prunephase.store._machine()}-{os.getpid()}-guessed").symlink_to(victim)
+    (tmp_path / "runs" / "tmp" / f"{prunephase.disk.machine()}-{os.getpid()}-guessed").symlink_to(victim)
     with pytest.raises(StorageError):
         Store(tmp_path / "runs").put_blob(b"theirs")
     assert victim.read_text() == "mine"
@@ -274,7 +274,7 @@ WRITERS = {
     "data/mnist.py": {"archive.write_bytes"},
     "reports/__init__.py": {"page.parent.mkdir", "page.write_bytes"},
     "cli.py": {"output.write_text", "frame.write_csv", "frame.write_parquet"},
-    "store.py": {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.mkdir"},
+    "disk.py": {"os.open", "os.write", "os.replace", "os.rename", "os.unlink", "os.mkdir"},
 }
 WRITING = {
     "write_text",

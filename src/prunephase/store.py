@@ -1,4 +1,4 @@
-"""The store: sealed records and content-addressed blobs; the only module that writes results.
+"""The store: sealed records and content-addressed blobs; the only module that writes results (through `disk`).
 
     STORE/objects/ab/cdef...           blobs, named by the SHA-256 of their bytes
     STORE/trials/DIGEST/trial.json     sealed: what the trial is, its data and its noise
@@ -13,23 +13,22 @@ first, then the record that names them. A level is done when a valid sealed reco
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from prunephase.errors import DamagedError, IncompatibleError, LockedError, StorageError
+from prunephase import disk
+from prunephase.errors import DamagedError, IncompatibleError, LockedError
 from prunephase.trial import canonical_json
 
 FORMAT = 1
@@ -61,13 +60,13 @@ class Store:
     def record(self, trial: str, level: int | None = None) -> Record | None:
         """The record of a level (or of the trial itself), None where there is none. Raises DamagedError."""
         path = self._record_path(trial, level)
-        data = _read(path)
+        data = disk.read(path)
         return None if data is None else _unseal(data, path, {"trial": trial, "level": level})
 
     def blob(self, digest: str) -> bytes:
         """The bytes named `digest`. Raises DamagedError where they are missing or altered."""
         path = self._blob_path(digest)
-        data = _read(path) if _DIGEST.fullmatch(digest) else None
+        data = disk.read(path) if _DIGEST.fullmatch(digest) else None
         if data is None:
             raise DamagedError(f"{path}: missing")
         if hashlib.sha256(data).hexdigest() != digest:
@@ -95,7 +94,7 @@ class Store:
     def facts(self, trial: str, level: int) -> dict[str, Any]:
         """When, where and how long a level ran; empty where unknown."""
         try:
-            found = json.loads(_read(self.folder / "facts" / trial / _level_name(level)) or b"{}")
+            found = json.loads(disk.read(self.folder / "facts" / trial / _level_name(level)) or b"{}")
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -173,12 +172,7 @@ class Store:
         """Move a damaged record (or blob) to quarantine, where it can be looked at. Returns its new place."""
         path = self._blob_path(blob) if blob else self._record_path(trial, level)
         target = self._aside(f"{trial}-{path.name}")
-        with _storage(path):
-            _make_folder(target.parent)
-            if path.exists():
-                os.rename(path, target)
-                _sync_folder(path.parent)
-                _sync_folder(target.parent)
+        disk.move(path, target)
         return target
 
     def holder(self, name: str) -> str | None:
@@ -204,8 +198,8 @@ class Store:
         """
         path = self.folder / "locks" / f"{name}.lock"
         holder = path.with_suffix(".holder")
-        with _storage(path):
-            _make_folder(path.parent)
+        with disk.refusals(path):
+            disk.make_folder(path.parent)
             held = FileLock(path)
             try:
                 held.acquire(timeout=LOCK_PATIENCE, poll_interval=0.05)
@@ -220,18 +214,15 @@ class Store:
             held.release()
 
     def sweep(self) -> None:
-        """Remove what killed writers of this machine left in tmp/; living ones may be writing for another study."""
-        for path in (self.folder / "tmp").glob(f"{_machine()}-*"):
-            if not _alive(int(path.name.split("-")[1])):
-                with _storage(path), suppress(FileNotFoundError):  # another study sweeps too
-                    os.unlink(path)
+        """Remove what killed writers left behind. Call it while holding the study."""
+        disk.sweep(self.folder / "tmp")
 
     def _keep(self, path: Path, data: bytes, *, replace: bool) -> bool:
         """See to it that `path` holds `data`; False where it holds something else that may not be replaced."""
-        standing = _read(path)
+        standing = disk.read(path)
         if standing == data:
-            with _storage(path):
-                _sync_folder(path.parent)  # whoever wrote it may have been killed before doing so
+            with disk.refusals(path):
+                disk.sync_folder(path.parent)  # whoever wrote it may have been killed before doing so
         elif standing is None or replace:
             self._write(path, data)
         else:
@@ -251,25 +242,7 @@ class Store:
         return sorted(found, key=lambda record: -1 if record[1] is None else record[1])
 
     def _write(self, path: Path, data: bytes) -> None:
-        with _storage(path):
-            temporary = self.folder / "tmp" / f"{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
-            _make_folder(temporary.parent)
-            _make_folder(path.parent)
-            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                try:
-                    view = memoryview(data)
-                    while view:
-                        view = view[os.write(handle, view) :]
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(OSError):  # what could not be written is the news, not what could not be removed
-                    os.unlink(temporary)
-                raise
-            _sync_folder(path.parent)
+        disk.write(path, data, self.folder / "tmp")
 
     def _record_path(self, trial: str, level: int | None) -> Path:
         return self.folder / "trials" / trial / ("trial.json" if level is None else _level_name(level))
@@ -306,68 +279,5 @@ def _unseal(data: bytes, path: Path, expected: Mapping[str, Any]) -> Record:
     return Record(body, seal)
 
 
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as problem:
-        raise StorageError(f"{path}: cannot be read: {problem.strerror}") from None
-
-
-@contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    """Refusals of the disk as one line that says what to do."""
-    try:
-        yield
-    except OSError as problem:
-        remedy = {
-            errno.ENOSPC: "free some space",
-            errno.EDQUOT: "raise your quota or free some space",
-            errno.EROFS: "make it writable",
-            errno.EACCES: "make it writable for you",
-            errno.EPERM: "make it writable for you",
-        }.get(problem.errno or 0, "check the disk")
-        raise StorageError(
-            f"{path}: cannot be written: {problem.strerror}; {remedy} and run the same command again "
-            "(finished levels are safe)"
-        ) from None
-
-
-def _make_folder(folder: Path) -> None:
-    """Make `folder` and see to it that every new name in its path is on the disk."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with suppress(FileExistsError):  # another process made it; a file of that name is found by the next step
-        os.mkdir(folder)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there; the rename is durable by itself
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _holder(lock: Path) -> str:
-    return (_read(lock.with_suffix(".holder")) or b"another process").decode(errors="replace")
-
-
-def _machine() -> str:
-    """This machine in the name of a temporary file: a process number means nothing on another one."""
-    return re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:40] or "host"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return (disk.read(lock.with_suffix(".holder")) or b"another process").decode(errors="replace")

@@ -1,0 +1,120 @@
+"""The disk: files that appear complete or not at all, and refusals in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prunephase.errors import StorageError
+
+
+def read(path: Path) -> bytes | None:
+    """What `path` holds; None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise StorageError(f"{path}: cannot be read: {problem.strerror}") from None
+
+
+def write(path: Path, data: bytes, scratch: Path) -> None:
+    """Put `data` under the name `path`: written in `scratch`, a folder of the same file system, synced and renamed."""
+    with refusals(path):
+        temporary = scratch / f"{machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+        make_folder(temporary.parent)
+        make_folder(path.parent)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(handle, view) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # what could not be written is the news, not what could not be removed
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a file another name, for good; nothing happens where it is not there."""
+    with refusals(path):
+        make_folder(target.parent)
+        if path.exists():
+            os.rename(path, target)
+            sync_folder(path.parent)
+            sync_folder(target.parent)
+
+
+def sweep(scratch: Path) -> None:
+    """Remove what killed writers of this machine left in `scratch`; living ones may be writing for another study."""
+    for path in scratch.glob(f"{machine()}-*"):
+        if not _alive(int(path.name.split("-")[1])):
+            with refusals(path), suppress(FileNotFoundError):  # another study sweeps too
+                os.unlink(path)
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Refusals of the disk as one line that says what to do."""
+    try:
+        yield
+    except OSError as problem:
+        remedy = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "raise your quota or free some space",
+            errno.EROFS: "make it writable",
+            errno.EACCES: "make it writable for you",
+            errno.EPERM: "make it writable for you",
+        }.get(problem.errno or 0, "check the disk")
+        raise StorageError(
+            f"{path}: cannot be written: {problem.strerror}; {remedy} and run the same command again "
+            "(finished levels are safe)"
+        ) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and see to it that every new name in its path is on the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with suppress(FileExistsError):  # another process made it; a file of that name is found by the next step
+        os.mkdir(folder)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that the names in `folder` are on the disk."""
+    if os.name == "nt":  # a folder cannot be opened there; the rename is durable by itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def machine() -> str:
+    """This machine in the name of a temporary file: a process number means nothing on another one."""
+    return re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:40] or "host"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
