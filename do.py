@@ -43,7 +43,8 @@ def main(words):
             [PYTHON, "-m", "mypy"],
             [BIN / "lint-imports"],
         )
-        return max(run(*command) for command in checks)
+        failures = [command for command in checks if run(*command) != 0]  # every check has its say
+        return 1 if failures else 0
     return run(PYTHON, "-m", "prunephase", *words)
 
 
@@ -63,7 +64,7 @@ def set_up():
     done = run(*pip, "uv") == 0
     if done:
         # From a folder of wheels, if one is named; otherwise uv picks the build of torch for this machine's CPU or GPU.
-        named = [word for folder in (wheels or "").split() for word in ("--find-links", folder)]
+        named = [word for folder in (wheels or "").replace(",", " ").split() for word in ("--find-links", folder)]
         source = named or ["--torch-backend", "auto"]
         uv = (PYTHON, "-m", "uv", "pip", "install", "-q", "--python", PYTHON)
         done = run(*uv, *source, "-c", ROOT / "constraints.txt", "-e", project) == 0

@@ -41,9 +41,10 @@ def ours(store: Path) -> list[Path]:
     from campaign import STUDY
     from prunephase import study
 
-    trial = study.parse(STUDY).trials[0].digest()
+    of = study.parse(STUDY).trials[0]
+    trial = of.digest()
     place, records = Store(store), sorted((store / "trials" / trial).iterdir())
-    bodies = [place.record(trial), *place.levels(trial)]
+    bodies = [place.record(trial), *place.levels(of)]
     blobs = sorted({d for r in bodies if r for d in r.body["blobs"].values()})
     return [p.relative_to(store) for p in (*records, *(place._blob_path(d) for d in blobs))]
 

@@ -51,7 +51,7 @@ class Ladder:
 
     def __init__(self, store: Store, of: Trial) -> None:
         self.store, self.trial = store, of
-        self.records: list[Record] = store.levels(of.digest())
+        self.records: list[Record] = store.levels(of)
         assert len(self.records) == LEVELS + 1
         assert all(r.body["status"] == "ok" for r in self.records)
 
@@ -219,12 +219,12 @@ def test_a_resumed_ladder_decides_ties_as_an_uninterrupted_one(tmp_path: Path) -
     t = trial("test_restart:unsorted", pruning={"criterion": "test_restart:all_tied"})
     runs.run([t], tmp_path, workers=1, plugins=["test_restart"])
     store = Store(tmp_path)
-    seals = [record.seal for record in store.levels(t.digest())]
+    seals = [record.seal for record in store.levels(t)]
     for attempt in range(4):
         for level in range(1 + attempt % LEVELS, LEVELS + 1):
             store.set_aside(t.digest(), level)
         runs.run([t], tmp_path, workers=1, plugins=["test_restart"])
-        assert [record.seal for record in store.levels(t.digest())] == seals
+        assert [record.seal for record in store.levels(t)] == seals
     last = Ladder(store, t).masks(LEVELS)
     assert list(last) == ["z.weight", "m.weight", "b.weight", "a.weight"]
     flat = torch.cat([mask.flatten() for mask in last.values()]).tolist()
@@ -273,7 +273,7 @@ def test_a_diverged_level_ends_its_ladder_keeps_what_was_there_and_says_the_step
     good = trial("lenet-300-100", pruning={"levels": 0})
     table = runs.run([bad, good], tmp_path, workers=1)
     assert table["status"].to_list() == ["diverged", "ok"]
-    body = Store(tmp_path).levels(bad.digest())[0].body
+    body = Store(tmp_path).levels(bad)[0].body
     assert body["diverged"]["step"] >= 1
     assert body["epochs"]["epoch"] == list(range(1, body["diverged"]["epoch"]))
     assert "weights" not in body["blobs"]

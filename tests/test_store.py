@@ -23,7 +23,7 @@ from campaign import tree
 from prunephase import cli, ladder
 from prunephase.errors import DamagedError, IncompatibleError, LockedError, StorageError
 from prunephase.store import Store
-from prunephase.trial import canonical_json
+from prunephase.trial import Pruning, Trial, canonical_json
 
 Train = Callable[..., Any]
 
@@ -249,12 +249,13 @@ def test_what_lies_around_in_a_store_is_said_and_does_no_harm(
 
 
 def test_a_thousand_levels_stay_in_order(tmp_path: Path) -> None:
-    store, trial, parent = Store(tmp_path), "ab" * 8, None
-    for level in (None, *range(1002)):
+    of = Trial(pruning=Pruning(levels=1000))
+    store, trial, parent = Store(tmp_path), of.digest(), None
+    for level in (None, *range(1001)):
         parent = store.put_record(trial, level, {"parent": parent.seal if parent else None, "blobs": {}})
         if level == 5:
             store._write = lambda path, data: (path.parent.mkdir(parents=True, exist_ok=True), path.write_bytes(data))  # type: ignore[method-assign,assignment]
-    assert len(store.levels(trial)) == 1002
+    assert len(store.levels(of)) == 1001
     assert store.damages() == []
 
 

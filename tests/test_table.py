@@ -19,7 +19,7 @@ def test_a_row_is_the_trial_its_counts_and_its_last_epoch(tiny: dict[str, Any], 
     assert rows["seed"].unique().to_list() == [trials[0].seed]
     assert rows["pruning.criterion"].unique().to_list() == ["magnitude"]
     assert (rows["sparsity"] + rows["density"] == 1).all()
-    for level, record in enumerate(store.levels(trials[0].digest())):
+    for level, record in enumerate(store.levels(trials[0])):
         row = rows.row(level, named=True)
         assert row["remaining"] == record.body["remaining"] == sum(n for n, _ in record.body["layers"].values())
         assert row["test_accuracy"] == record.body["epochs"]["test_accuracy"][-1]

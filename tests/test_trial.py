@@ -19,14 +19,14 @@ from prunephase.trial import Trial, canonical_json
 
 # Whoever changes a default changes the meaning of every stored trial: that must not happen by accident.
 PINNED: dict[str, dict[str, Any]] = {
-    "09b7d09d5ff85184": {},
-    "a146103826d1e8ac": {"seed": 1},
-    "0157817975fbf5df": {
+    "6ce319039cf55635": {},
+    "2149ed6a0c6b19db": {"seed": 1},
+    "97207c6a1be8dec2": {
         "data": {"source": "mnist", "validation": 0.0},
         "noise": {"kind": "uniform-relabel", "rate": 0.2},
         "pruning": {"exclude": ["output"]},
     },
-    "c4e65bde94eb4e7f": {
+    "e55e9f63f6fecf0e": {
         "model": {"name": "mlp", "kwargs": {"widths": [8, 4]}},
         "recipe": {"optimizer": "adamw", "lr": 0.001, "schedule": "step", "milestones": [3], "epochs": 5},
         "restart": {"mode": "re-init", "to": "2ep", "start_at": "rewind"},
@@ -69,7 +69,7 @@ def test_the_order_of_fields_does_not_change_a_digest() -> None:
             assert Trial.model_validate(shuffled(whole, random.Random(seed))).digest() == expected
 
 
-def test_every_field_of_every_section_changes_the_digest() -> None:
+def test_every_field_but_the_depth_of_the_ladder_changes_the_digest() -> None:
     other: dict[str, Any] = {
         "data.source": "mnist", "data.path": "x", "data.kwargs": {"a": 1}, "data.train": 7, "data.validation": 0.3,
         "data.test": 0.3, "data.normalise": "none", "data.label": "l", "data.truth": "t", "data.size": 3,
@@ -92,7 +92,7 @@ def test_every_field_of_every_section_changes_the_digest() -> None:
         section, field = path.split(".")
         changed = getattr(base, section).model_copy(update={field: value})  # without the rules between fields
         digests.add(base.model_copy(update={section: changed}).digest())
-    assert len(digests) == len(other) + 2
+    assert len(digests) == len(other) + 1  # pruning.levels changes nothing
 
 
 def test_where_verified_data_lie_is_not_part_of_a_trials_identity() -> None:

@@ -75,10 +75,10 @@ class Bench:
         if self.trial.restart.iteration(self.steps) >= end:
             raise UserError(f"restart.to = '{to}': lies beyond the schedule of {end:,} steps ({recipe.epochs} epochs)")
         batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network().modules())
-        if batch_norm and count % recipe.batch_size == 1:
+        if batch_norm and (recipe.batch_size == 1 or count % recipe.batch_size == 1):
             raise UserError(
-                f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a last batch of one, which "
-                "BatchNorm cannot train on; change it by one"
+                f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a batch of one, which BatchNorm "
+                "cannot train on; change it by one"
             )
 
     def sparsity(self, remaining: int) -> float:

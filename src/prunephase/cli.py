@@ -148,7 +148,7 @@ def plan(
     print(f"trials      {cost.trials:,}")
     print(f"levels      {cost.levels:,} of which {cost.trainings:,} are still to be trained ({cost.epochs:,} epochs)")
     print(f"compute     {cost.macs / 1e12:,.1f} tera multiply-accumulates at dense cost, forward and backward")
-    print(f"disk        at most {cost.bytes / 1e6:,.0f} MB")
+    print(f"disk        about {cost.bytes / 1e6:,.0f} MB")
     print(
         f"time        {_duration(cost.seconds)} with {cost.workers} workers "
         f"({_duration(cost.core_seconds)} on one core), by a short probe"
@@ -172,11 +172,11 @@ def status(
     chosen, place = _load(study, changes, plugins), Store(store)
     rows: list[dict[str, Any]] = []
     for trial in chosen.trials:
-        chain, name = place.levels(trial.digest()), trial.digest()
-        ended = bool(chain) and chain[-1].body["status"] != "ok"
-        holder = place.holder(name)
-        done = len(chain) == trial.pruning.levels + 1
-        state = "diverged" if ended else "done" if done else "running" if holder else "waiting"
+        chain, name = place.levels(trial), trial.digest()
+        holder, failure = place.holder(name), place.failure(name)
+        state = "running" if holder else "failed" if failure else "waiting"
+        if place.missing(trial) == 0:
+            state = "done" if chain[-1].body["status"] == "ok" else chain[-1].body["status"]
         last = chain[-1].body if chain else None
         accuracy = last["epochs"]["test_accuracy"][-1] if last and last["epochs"]["test_accuracy"] else None
         rows.append(
@@ -189,13 +189,14 @@ def status(
                 "sparsity": last["sparsity"] if last else None,
                 "test_accuracy": accuracy,
                 "holder": holder,
+                "failure": failure if state == "failed" else "",
             }
         )
     if json:
         _print_json({"study": chosen.name, "store": str(store), "trials": rows})
         return Exit.OK
     for row in rows:
-        held = f"  ({clean(row['holder'])})" if row["holder"] else ""
+        held = f"  ({clean(row['holder'] or row['failure'])})" if row["holder"] or row["failure"] else ""
         print(
             f"{row['trial']}  seed {row['seed']:<4} {row['state']:<9} {row['levels']:>3} of {row['of']} levels  "
             f"sparsity {percent(row['sparsity'], 2)}  test {percent(row['test_accuracy'])}{held}"
@@ -212,9 +213,9 @@ def verify(
     """Check every seal and every blob again. Reads only; `run` sets damaged files aside and makes them anew."""
     from prunephase.store import Store
 
-    if not store.is_dir():
-        raise UserError(f"{store}: no such folder")
     place = Store(store)
+    if not place.trials() and not (store / "objects").is_dir():
+        raise UserError(f"{store}: no store; expected the folder that `prunephase run` filled")
     damages = place.damages()
     if json:
         _print_json({"store": str(store), "trials": len(place.trials()), "damages": damages})
@@ -298,6 +299,8 @@ def phases(
     if curve.startswith("preset:") or curve.endswith(".toml"):
         found = _curve(_load(curve, changes, plugins), store)
     else:
+        if changes or plugins:
+            raise UserError("--set and --plugins belong to a study; a curve is read as it is")
         found = read_curve(Path(curve))
     groups = [(group, detect(group)) for group in found.groups()]
     if json:

@@ -90,6 +90,7 @@ def _descend(trial: Trial, bench: Bench, store: Store) -> Iterator[Event]:
     yield from (Note(name, text) for text in notes)
     if head is None:
         head = _begin(trial, bench, store)
+    _same_data(head, bench)
     parent: Record = head
     state: _State | None = None
     for level in range(trial.pruning.levels + 1):
@@ -102,7 +103,7 @@ def _descend(trial: Trial, bench: Bench, store: Store) -> Iterator[Event]:
             if found is not None:
                 store.set_aside(name, level)
                 yield Note(name, f"level {level} does not follow from the record before it: set aside, made again")
-            _compatible(head, parent, bench)
+            _same_numerics(parent, bench)
             if level > 0 and state is None:
                 state = _load(store, parent)
             parent, state = yield from _level(trial, level, bench, store, parent, state)
@@ -155,19 +156,23 @@ def _begin(trial: Trial, bench: Bench, store: Store) -> Record:
     )
 
 
-def _compatible(head: Record, parent: Record, bench: Bench) -> None:
-    """Refuse to go on from results of other data or other numerics."""
+def _same_data(head: Record, bench: Bench) -> None:
+    """Refuse results of other data, finished ones too: they would stand in one curve with those of these."""
     was, now = head.body["data"]["fingerprint"], bench.noisy[0].fingerprint
     if was != now:
         raise IncompatibleError(
             f"trial {head.body['trial']}: the data have changed since it began ({was[:8]} -> {now[:8]}); "
             "restore them, or use another --store"
         )
+
+
+def _same_numerics(parent: Record, bench: Bench) -> None:
+    """Refuse to go on from a level that was made under other numerics."""
     made, here = parent.body.get("numerics"), _numerics(bench)
     if made is not None and made != here and not bench.site.allow_numerics_change:
         changed = ", ".join(f"{k}: {made.get(k)} -> {here.get(k)}" for k in here if made.get(k) != here.get(k))
         raise IncompatibleError(
-            f"trial {head.body['trial']}: finished levels were made under other numerics ({changed}); "
+            f"trial {parent.body['trial']}: finished levels were made under other numerics ({changed}); "
             "go on with --allow-numerics-change (recorded), or use another --store"
         )
 
@@ -245,6 +250,7 @@ def _level(
             "diverged": diverged,
             "numerics": _numerics(bench),
             "start": {"from": start.words, "step": start.step, "weights": began},
+            "masks_from": _record(store, source, level).seal if (source := trial.source_trial()) and level else None,
             "prunable": sum(bench.prunable[0].values()),
             "remaining": sum(remaining.values()),
             "sparsity": bench.sparsity(sum(remaining.values())),
@@ -297,7 +303,9 @@ def _next_masks(
         return {name: mask.to(bench.device) for name, mask in chosen.items()}
     network.load_state_dict(dict(origin.weights))
     masks = {name: mask.to(bench.device) for name, mask in origin.masks.items()}
-    snapshot = Snapshot(trial, level, network, masks, initial, bench.data)
+    # The level that is scored names the streams: a one-shot ladder draws its scores once.
+    scored = level - 1 if trial.pruning.ladder == "iterative" else 0
+    snapshot = Snapshot(trial, scored, network, masks, initial, bench.data)
     found = prune.scores(snapshot, bench.site.plugins)
     # On the CPU, so that ties and order are decided the same way everywhere.
     chosen = prune.select(_cpu(found), _cpu(masks), bench.budgets[level])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from prunephase.errors import UserError
+from prunephase.runs import waves
 from prunephase.store import Store
 from prunephase.study import Study
 
@@ -19,9 +22,10 @@ PROBE_STEPS = 30
 class Cost:
     """What is left to do and what it takes.
 
-    trainings: levels still to be trained, of `levels` in all. epochs: of those trainings. macs: multiply-accumulates of
-    forward and backward passes at dense cost, 3 x forward x examples (the papers' convention). bytes: on disk, at most.
-    core_seconds: on one core of this machine, from a probe of a few steps; seconds: with `workers` of them.
+    trials: with those that others build on; trainings: levels still to be trained, of `levels` in all; epochs: of those
+    trainings; macs: multiply-accumulates of forward and backward passes at dense cost, 3 x forward x examples (the
+    papers' convention); bytes: on disk, about; core_seconds: on one core of this machine, from a probe of a few steps;
+    seconds: with `workers` of them.
     """
 
     trials: int
@@ -39,25 +43,28 @@ def estimate(study: Study, site: Site, workers: int) -> Cost:
     """The cost of what `study` still lacks in the store of `site`. Raises UserError where a trial cannot be trained."""
     from prunephase.bench import Bench
 
-    store, probes = Store(site.store), dict[str, _Probe]()
-    levels = trainings = epochs = size = 0
+    if workers < 1:
+        raise UserError(f"--workers {workers}: expected at least 1")
+    store, probes = Store(site.store), dict[tuple[str, int], _Probe]()
+    trials = levels = trainings = epochs = size = 0
     macs = core = longest = 0.0
-    for trial in study.trials:
-        kind = trial.model_copy(update={"seed": 0}).digest()
+    for trial in chain(*waves(study.trials)):
+        kind = trial.model_copy(update={"seed": 0}).digest(), trial.pruning.levels
         if kind not in probes:
             bench = Bench(trial, site)
             bench.check()
             probes[kind] = _probe(bench)
         probe, rungs = probes[kind], trial.pruning.levels + 1
-        missing = rungs - len(store.levels(trial.digest()))
+        missing = store.missing(trial)
         own = missing * trial.recipe.epochs * probe.seconds_per_epoch
-        levels, trainings, epochs = levels + rungs, trainings + missing, epochs + missing * trial.recipe.epochs
+        trials, levels, trainings = trials + 1, levels + rungs, trainings + missing
+        epochs += missing * trial.recipe.epochs
         macs += missing * trial.recipe.epochs * probe.macs_per_epoch
         size += sum(probe.bytes_per_level[rungs - missing :])
         core, longest = core + own, max(longest, own)
     # A ladder cannot be split: more workers than trials do not help, and the longest one sets the floor.
-    seconds = max(core / max(1, min(workers, len(study.trials))), longest)
-    return Cost(len(study.trials), levels, trainings, epochs, macs, size, core, workers, seconds)
+    seconds = max(core / max(1, min(workers, trials)), longest)
+    return Cost(trials, levels, trainings, epochs, macs, size, core, workers, seconds)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ def _probe(bench: Bench) -> _Probe:
         evaluate(network, bench.data)
         middle = time.perf_counter()
         next(moments)
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize(bench.device)
         end = time.perf_counter()
     finally:
         torch.set_num_threads(threads)
@@ -96,9 +105,13 @@ def _probe(bench: Bench) -> _Probe:
 
 
 def _bytes(bench: Bench, network: Any) -> list[int]:
-    """Bytes of each level, roughly: living weights, everything unprunable, a bit per prunable weight, the record."""
+    """Bytes of each level: living weights, what is not prunable, a bit per prunable weight, record and facts."""
     state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     prunable = sum(bench.prunable[0].values())
-    record = 2_000 + 200 * bench.trial.recipe.epochs
+    record = 3_000 + 260 * bench.trial.recipe.epochs
+    data = bench.noisy[0]
+    labels = 25 * sum(len(split) for split in data.noisy) + 40 * len(data.classes) ** 2 + 3_000
     per_level = [state - 4 * (prunable - sum(b.values())) + prunable // 8 + record for b in bench.budgets]
-    return [per_level[0] + 2 * state, *per_level[1:]]  # level 0 also keeps the initial and the rewind weights
+    # Beside level 0 stand the initial weights, those to rewind to unless they are the same, labels and noise card.
+    dense = state * (1 if bench.trial.restart.iteration(bench.steps) == 0 else 2)
+    return [per_level[0] + dense + labels, *per_level[1:]]

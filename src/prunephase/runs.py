@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunephase import execute, table
-from prunephase.errors import Exit, PrunephaseError, UserError
+from prunephase.errors import Exit, IncompatibleError, LockedError, StorageError, UserError
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What became of a run. failed: {trial digest: one line}; diverged: digests; finished: all levels are there."""
+    """What became of a run. failed: {trial digest: one line}; diverged: digests; out_of_time: before all was done."""
 
     failed: dict[str, str] = field(default_factory=dict)
     codes: set[int] = field(default_factory=set)
@@ -56,16 +57,19 @@ def run(
 
     workers: processes, one per core by default. plugins: top-level modules that trials may name as module:function.
     Finished levels are never trained again; interrupted ones resume. Trials that fail or diverge leave the others alone
-    and keep the levels they finished: look at the table's `status`, or use `train` for the reasons.
+    and keep the levels they finished: a warning names the failed ones, the table's `status` the diverged.
 
     Raises UserError before anything is written where a trial cannot be trained; LockedError, StorageError and
     IncompatibleError where the run cannot go on.
     """
     study = trials if isinstance(trials, Study) else Study("study", tuple(trials))
     outcome = train(study, store, workers=workers, device=device, plugins=plugins)
-    if outcome.code not in (Exit.OK, Exit.PARTIAL):
-        kinds: dict[int, type[PrunephaseError]] = {c.code: c for c in PrunephaseError.__subclasses__()}
-        raise kinds[outcome.code]("; ".join(dict.fromkeys(outcome.failed.values())))
+    problems = "; ".join(dict.fromkeys(outcome.failed.values()))
+    grave = {Exit.STORAGE: StorageError, Exit.INCOMPATIBLE: IncompatibleError, Exit.LOCKED: LockedError}
+    if outcome.code in grave:
+        raise grave[Exit(outcome.code)](problems)
+    if outcome.failed:
+        warnings.warn(f"{len(outcome.failed)} of {len(study.trials)} trials failed: {problems}", stacklevel=2)
     return table.levels(Store(store), study.trials)
 
 
@@ -94,12 +98,17 @@ def train(
     with place.lock(f"study-{study.digest()}"):
         place.sweep()
         for wave in waves(study.trials):
-            todo = [
-                t for t in wave if t.source_trial() is None or (t.source_trial() or t).digest() not in outcome.failed
-            ]
+            todo = []
+            for trial in wave:
+                source = trial.source_trial()
+                if source is not None and (place.missing(source) or source.digest() in outcome.diverged):
+                    problem = f"the ladder whose masks it takes, trial {source.digest()}, was not finished"
+                    _note_failure(place, trial, execute.Finished(problem, Exit.PARTIAL), outcome)
+                else:
+                    todo.append(trial)
             with closing(execute.map(partial(descend, site=site), todo, min(count, len(todo)))) as events:
                 for trial, event in events:
-                    if isinstance(event, execute.Finished) and event.problem is not None:
+                    if isinstance(event, execute.Finished):
                         _note_failure(place, trial, event, outcome)
                     if getattr(event, "status", "ok") == "diverged":
                         outcome.diverged.add(trial.digest())
@@ -107,7 +116,7 @@ def train(
                         observe(trial, event)
                     if Exit.STORAGE in outcome.codes:
                         return outcome
-                    if deadline is not None and time.monotonic() > deadline:
+                    if deadline is not None and time.monotonic() > deadline and any(map(place.missing, study.trials)):
                         outcome.out_of_time = True
                         return outcome
     return outcome
@@ -120,26 +129,35 @@ def check(study: Study, site: Any) -> None:
     """
     from prunephase.bench import Bench
 
-    checked: set[str] = set()
+    checked: set[tuple[str, int]] = set()
     for trial in study.trials:
-        kind = trial.model_copy(update={"seed": 0}).digest()
+        kind = trial.model_copy(update={"seed": 0}).digest(), trial.pruning.levels
         if kind not in checked:
             checked.add(kind)
             Bench(trial, site).check()
 
 
 def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials in the order in which they can run: those that others build on first."""
-    sources = {s.digest(): s for t in trials if (s := t.source_trial()) is not None}
-    first = {t.digest(): t for t in trials if t.source_trial() is None} | sources
+    """Trials in the order in which they can run: those that others build on first, as deep as those need them."""
+    first: dict[str, Trial] = {}
+    for trial in (t.source_trial() or t for t in trials):
+        known = first.get(trial.digest())
+        if known is None or known.pruning.levels < trial.pruning.levels:
+            first[trial.digest()] = trial
     second = [t for t in trials if t.source_trial() is not None]
     return [list(first.values()), second] if second else [list(first.values())]
 
 
 def _note_failure(store: Store, trial: Trial, event: execute.Finished, outcome: Outcome) -> None:
-    text = event.problem or ""
+    """Remember why a trial failed, here and for `status`; or that it did not."""
+    if event.problem is None:
+        store.put_failure(trial.digest(), None)
+        return
+    text = event.problem
     if event.trace:
         log = store.put_log(f"crash-{trial.digest()}-{os.getpid()}.txt", event.trace)
         text += f" (traceback in {log})"
     outcome.failed[trial.digest()] = text
     outcome.codes.add(event.code)
+    if event.code not in (Exit.STORAGE, Exit.LOCKED):  # a full disk takes no note, and another run may well succeed
+        store.put_failure(trial.digest(), text)

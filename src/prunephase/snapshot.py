@@ -17,8 +17,8 @@ from prunephase.trial import Trial
 class Snapshot:
     """A trained level: the network, its masks, where it came from and what it was trained on.
 
-    masks: {parameter name: bool tensor of its shape}, True where the weight lives; initial: state_dict of the dense
-    start. `data` carries noisy labels and, beside them, the true ones.
+    level: that of the network; masks: {parameter name: bool tensor of its shape}, True where the weight lives; initial:
+    state_dict of the dense start. `data` carries noisy labels and, beside them, the true ones.
     """
 
     trial: Trial

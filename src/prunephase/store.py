@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from prunephase import disk
 from prunephase.errors import DamagedError, IncompatibleError, LockedError
-from prunephase.trial import canonical_json
+from prunephase.trial import Trial, canonical_json
 
 FORMAT = 1
 LOCK_PATIENCE = 1.0  # seconds: an orphaned worker needs a moment to die, a `status` to look
@@ -73,16 +73,17 @@ class Store:
             raise DamagedError(f"{path}: content does not match its name")
         return data
 
-    def levels(self, trial: str) -> list[Record]:
-        """The unbroken chain of level records from level 0 on; it ends before a missing, damaged or foreign record."""
+    def levels(self, trial: Trial) -> list[Record]:
+        """The unbroken chain of level records, to the trial's last level or to one missing, damaged or foreign."""
+        name = trial.digest()
         try:
-            parent = self.record(trial)
+            parent = self.record(name)
         except DamagedError:
             parent = None
         chain: list[Record] = []
-        while parent is not None:
+        while parent is not None and len(chain) <= trial.pruning.levels:
             try:
-                found = self.record(trial, len(chain))
+                found = self.record(name, len(chain))
             except DamagedError:
                 break
             if found is None or found.body["parent"] != parent.seal:
@@ -90,6 +91,11 @@ class Store:
             chain.append(found)
             parent = found
         return chain
+
+    def missing(self, trial: Trial) -> int:
+        """How many levels are still to be trained; a ladder that diverged has none."""
+        chain = self.levels(trial)
+        return 0 if chain and chain[-1].body["status"] != "ok" else trial.pruning.levels + 1 - len(chain)
 
     def facts(self, trial: str, level: int) -> dict[str, Any]:
         """When, where and how long a level ran; empty where unknown."""
@@ -161,6 +167,16 @@ class Store:
     def put_facts(self, trial: str, level: int, facts: Mapping[str, Any]) -> None:
         """Keep what varies between equal runs, beside the record."""
         self._write(self.folder / "facts" / trial / _level_name(level), canonical_json(facts))
+
+    def put_failure(self, trial: str, text: str | None) -> None:
+        """Keep why a trial last failed, for a person to read; None: it did not."""
+        path = self.folder / "facts" / trial / "failure.txt"
+        if text is not None or path.exists():
+            self._write(path, (text or "").encode())
+
+    def failure(self, trial: str) -> str:
+        """Why a trial last failed, in one line; empty where it did not."""
+        return (disk.read(self.folder / "facts" / trial / "failure.txt") or b"").decode(errors="replace")
 
     def put_log(self, name: str, text: str) -> Path:
         """Keep a text for a person to read, such as the traceback of a crash."""

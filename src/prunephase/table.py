@@ -22,7 +22,7 @@ def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     for trial in trials:
         fixed = {"trial": trial.digest(), **_flat(trial)}
-        for record in store.levels(trial.digest()):
+        for record in store.levels(trial):
             body = record.body
             epochs = body["epochs"]
             rows.append(
@@ -44,7 +44,10 @@ def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
                     **_chosen(epochs, "test_accuracy", "oracle_epoch", None, "oracle_test_accuracy"),
                 }
             )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    # A column may hold nothing at all, as where every trial diverged; it keeps its type.
+    measured = [name for name in frame.columns if name.endswith(("_accuracy", "_loss", "_at_best", "_epoch"))]
+    return frame.with_columns(pl.col(name).cast(_type(name)) for name in measured)
 
 
 def epochs(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
@@ -52,9 +55,10 @@ def epochs(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
     frames = []
     for trial in trials:
         fixed = {"trial": trial.digest(), **_flat(trial)}
-        for record in store.levels(trial.digest()):
+        for record in store.levels(trial):
             columns = {k: pl.Series(k, v, dtype=_type(k)) for k, v in record.body["epochs"].items()}
-            constants = [pl.lit(v).alias(k) for k, v in {**fixed, "level": record.body["level"]}.items()]
+            place = {key: record.body[key] for key in ("level", "status", "sparsity")}
+            constants = [pl.lit(v).alias(k) for k, v in {**fixed, **place}.items()]
             frames.append(pl.DataFrame(columns).select(*constants, *columns))
     return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
 
@@ -67,7 +71,7 @@ def cards(store: Store, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
 
 def provenance(store: Store, study: Study) -> dict[str, Any]:
     """Where the numbers come from: versions, numerics fingerprints, data, seals, seconds."""
-    chains = {t.digest(): store.levels(t.digest()) for t in study.trials}
+    chains = {t.digest(): store.levels(t) for t in study.trials}
     heads = [head for t in study.trials if (head := store.record(t.digest())) is not None]
     prints = {
         canonical_json(r.body["numerics"]).decode(): r.body["numerics"] for chain in chains.values() for r in chain
@@ -79,7 +83,7 @@ def provenance(store: Store, study: Study) -> dict[str, Any]:
         "trials": {d: (chain[-1].seal[:16] if chain else "nothing finished") for d, chain in chains.items()},
         "numerics": {f"fingerprint {i}": value for i, value in enumerate(prints.values(), start=1)},
         "data": sorted({head.body["data"]["fingerprint"] for head in heads}),
-        "training seconds": round(seconds, 1),
+        "training seconds": round(seconds, 3),
     }
 
 
@@ -100,4 +104,4 @@ def _flat(trial: Trial) -> dict[str, Any]:
 
 
 def _type(name: str) -> type[pl.DataType]:
-    return pl.Int64 if name == "epoch" else pl.Float64
+    return pl.Int64 if name.endswith("epoch") else pl.Float64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunephase.execute import Finished
-from prunephase.runs import Observer
+from prunephase.runs import Observer, waves
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial
@@ -41,29 +42,27 @@ def _ignore(_trial: Trial, _event: Any) -> None:
 def watch(study: Study, store: Store, *, quiet: bool) -> Iterator[Observer]:
     """An observer of a run: a bar on a terminal, one plain line per level elsewhere, nothing if `quiet`."""
     names = _names(study)
-    total = sum(t.pruning.levels + 1 - len(store.levels(t.digest())) for t in study.trials)
+    trials = list(chain(*waves(study.trials)))
+    total, done = sum(map(store.missing, trials)), 0
     if quiet:
         yield _ignore
     elif sys.stderr.isatty():
         with _bar() as bar:
             task = bar.add_task("levels", total=total, now="starting")
-            share = {t.digest(): 0.0 for t in study.trials}
 
             def show(trial: Trial, event: Any) -> None:
                 text = _line(names.get(trial.digest(), trial.digest()), event)
                 if hasattr(event, "epoch"):
-                    step = 1 / trial.recipe.epochs
-                    share[event.trial] = share.get(event.trial, 0.0) + step
-                    bar.update(task, advance=step, now=f"{names.get(event.trial, event.trial)}, level {event.level}")
-                elif getattr(event, "cached", True) is False and text:
-                    bar.update(task, now=text)
+                    where = f"{names.get(event.trial, event.trial)}  level {event.level}  epoch {event.epoch}"
+                    bar.update(task, now=f"{where}  test {percent(event.values['test_accuracy'])}")
+                elif getattr(event, "cached", True) is False:
+                    bar.update(task, advance=1, now=text)
                 elif text:
                     bar.console.print(clean(text), markup=False, highlight=False)
 
             yield show
             bar.update(task, now="done")
     else:
-        done = 0
 
         def tell(trial: Trial, event: Any) -> None:
             nonlocal done

@@ -181,6 +181,12 @@ class Pruning(Frozen):
         False, description="count excluded weights in fraction and sparsity, as He et al.'s code does for LeNet"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Pruning:
+        if self.count_ignored and self.scope == "layer":
+            raise ValueError("count_ignored belongs to scope = 'global'")
+        return self
+
 
 class Restart(Frozen):
     """Which weights, and which point of the schedule, the next level begins from."""
@@ -232,8 +238,12 @@ class Trial(Frozen):
     seed: int = Field(0, ge=0, description="seed of the replicate: weights, order, noise, scores")
 
     def canonical(self) -> dict[str, Any]:
-        """Every field that decides a result, as JSON values."""
+        """Every field that decides the numbers of a level, as JSON values.
+
+        How deep the ladder goes is none of them, so that going deeper later trains only what is new.
+        """
         fields: dict[str, Any] = self.model_dump(mode="json")
+        del fields["pruning"]["levels"]
         if self.data.source in VERIFIED_SOURCES:
             fields["data"]["path"] = None
         return fields
@@ -247,7 +257,7 @@ class Trial(Frozen):
         row: dict[str, Any] = {}
         for section, value in self.canonical().items():
             row |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
-        return row
+        return row | {"pruning.levels": self.pruning.levels}
 
     def source_trial(self) -> Trial | None:
         """The trial whose ladder must be finished first: re-init takes its masks from the rewind ladder."""

@@ -20,22 +20,24 @@ def report(
 ) -> Path:
     """Write the report of whatever `store` holds of a study (or of some trials, called `name`). Gives its path.
 
-    A name that ends in .svg or .png gets the main curve alone, as a picture; any other name the whole page.
-    Raises UserError where nothing is finished yet, StorageError where the page cannot be written.
+    A name that ends in .svg or .png gets the main curve alone, as a picture; one that ends in .html the whole page.
+    Raises UserError for another name or where nothing is finished yet, StorageError where it cannot be written.
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
     place, page = Store(store), Path(output)
+    if page.suffix.lower() not in (".html", ".htm", ".svg", ".png"):
+        raise UserError(f"{page}: expected a name that ends in .html, or in .svg or .png for the curve alone")
     levels = table.levels(place, chosen.trials)
     if levels.is_empty():
         raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its store")
     content: str | bytes
-    if page.suffix in (".svg", ".png"):
-        content = static(levels, "svg" if page.suffix == ".svg" else "png")
+    if page.suffix.lower() in (".svg", ".png"):
+        content = static(levels, "svg" if page.suffix.lower() == ".svg" else "png")
     else:
         missing = [
-            f"seed {trial.seed}, trial {trial.digest()}: {done} of {trial.pruning.levels + 1} levels"
+            f"seed {trial.seed}, trial {trial.digest()}: {left} of {trial.pruning.levels + 1} levels are missing"
             for trial in chosen.trials
-            if (done := len(place.levels(trial.digest()))) <= trial.pruning.levels
+            if (left := place.missing(trial))
         ]
         content = render(
             *(chosen.name, levels, table.epochs(place, chosen.trials), table.cards(place, chosen.trials)),
