@@ -151,6 +151,7 @@ def test_a_record_of_a_re_initialised_ladder_names_where_its_masks_come_from(
         (["phases", "curve.csv", "--set", "noise.rate=0.2"], "belong to a study"),
         (["plan", "preset:demo", "--workers", "0"], "at least 1"),
         (["report", "preset:demo", "-o", "report.pdf"], ".html"),
+        (["run", "preset:demo", "-o", "report.pdf"], ".html"),
         (["run", "preset:demo", "--budget", "soon"], "30min"),
     ],
 )

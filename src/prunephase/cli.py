@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from prunephase import __version__
-from prunephase.errors import DamagedError, Exit, PrunephaseError, StorageError, UserError
+from prunephase.disk import refusals
+from prunephase.errors import DamagedError, Exit, PrunephaseError, UserError
 
 if TYPE_CHECKING:
     from prunephase.analysis.curve import Curve
@@ -257,7 +258,7 @@ def table(
     if frame.is_empty():
         raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its --store")
     if output is not None and output.suffix == ".parquet":
-        with _storage(output):
+        with refusals(output):
             frame.write_parquet(output)
         return Exit.OK
     # A cell that begins like a formula would be run by a spreadsheet.
@@ -266,7 +267,7 @@ def table(
     if output is None:
         print(frame.write_csv(), end="")
     else:
-        with _storage(output):
+        with refusals(output):
             frame.write_csv(output)
     return Exit.OK
 
@@ -354,7 +355,7 @@ def init(
         return Exit.OK
     if output.exists():
         raise UserError(f"{output}: exists; choose another name")
-    with _storage(output):
+    with refusals(output):
         output.write_text(text, "utf-8")
     return Exit.OK
 
@@ -512,22 +513,12 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool) -> 
 
 def _writable(page: Path | None) -> None:
     """Find out before hours of training that the report has no place to go."""
+    from prunephase.reports import kind_of
+
     if page is not None and page.is_dir():
         raise UserError(f"-o {page}: is a folder; expected the name of a file")
-
-
-class _storage:
-    """Refusals of the disk outside the store, as one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
-        if isinstance(problem, OSError):
-            raise StorageError(f"{self.path}: cannot be written: {problem.strerror}") from None
+    if page is not None:
+        kind_of(page)
 
 
 def _print_json(value: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from prunephase import table
-from prunephase.errors import StorageError, UserError
+from prunephase.disk import refusals
+from prunephase.errors import UserError
 from prunephase.reports.page import render, static
 from prunephase.store import Store
 from prunephase.study import Study
@@ -25,14 +27,13 @@ def report(
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
     place, page = Store(store), Path(output)
-    if page.suffix.lower() not in (".html", ".htm", ".svg", ".png"):
-        raise UserError(f"{page}: expected a name that ends in .html, or in .svg or .png for the curve alone")
+    kind = kind_of(page)
     levels = table.levels(place, chosen.trials)
     if levels.is_empty():
         raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its store")
     content: str | bytes
-    if page.suffix.lower() in (".svg", ".png"):
-        content = static(levels, "svg" if page.suffix.lower() == ".svg" else "png")
+    if kind != "html":
+        content = static(levels, kind)
     else:
         missing = [
             f"seed {trial.seed}, trial {trial.digest()}: {left} of {trial.pruning.levels + 1} levels are missing"
@@ -43,9 +44,15 @@ def report(
             *(chosen.name, levels, table.epochs(place, chosen.trials), table.cards(place, chosen.trials)),
             *(table.provenance(place, chosen), missing),
         )
-    try:
+    with refusals(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    except OSError as problem:
-        raise StorageError(f"{page}: cannot be written: {problem.strerror}") from None
     return page
+
+
+def kind_of(page: Path) -> Literal["html", "svg", "png"]:
+    """What a report of this name is. Raises UserError for a name that says nothing we can write."""
+    kinds: dict[str, Literal["html", "svg", "png"]] = {".html": "html", ".htm": "html", ".svg": "svg", ".png": "png"}
+    if page.suffix.lower() not in kinds:
+        raise UserError(f"{page}: expected a name that ends in .html, or in .svg or .png for the curve alone")
+    return kinds[page.suffix.lower()]
