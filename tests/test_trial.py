@@ -73,15 +73,18 @@ def test_every_field_but_the_depth_of_the_ladder_changes_the_digest() -> None:
     other: dict[str, Any] = {
         "data.source": "mnist", "data.path": "x", "data.kwargs": {"a": 1}, "data.train": 7, "data.validation": 0.3,
         "data.test": 0.3, "data.normalise": "none", "data.label": "l", "data.truth": "t", "data.size": 3,
-        "data.seed": 1,
+        "data.seed": 1, "data.crop": 5,
         "noise.kind": "pairflip", "noise.rate": 0.3, "noise.count": "per-sample", "noise.map": {"1": 2},
         "noise.path": "x", "noise.key": "k", "noise.seed": 5, "model.name": "mlp", "model.kwargs": {"a": 1},
+        "model.init": "he-code",
         "recipe.optimizer": "adamw", "recipe.lr": 0.3, "recipe.momentum": 0.5, "recipe.weight_decay": 0.1,
         "recipe.batch_size": 3, "recipe.epochs": 3, "recipe.schedule": "cosine", "recipe.milestones": (3,),
-        "recipe.factor": 0.5, "recipe.precision": "bfloat16",
+        "recipe.factor": 0.5, "recipe.precision": "bfloat16", "recipe.warmup": 1, "recipe.augment": ("flip",),
+        "recipe.decay_by": {"a": 0.1},
         "pruning.criterion": "random", "pruning.fraction": 0.3, "pruning.levels": 3,
         "pruning.scope": "layer", "pruning.ladder": "one-shot", "pruning.include": ("a",), "pruning.exclude": ("a",),
         "pruning.batches": 2, "pruning.score_mode": "train", "pruning.count_ignored": True,
+        "pruning.remask": "even",
         "restart.mode": "scratch", "restart.to": "3it", "restart.lr": 0.5, "restart.start_at": "rewind",
     }  # fmt: skip
     single = {"antidote.kind"}

@@ -13,12 +13,17 @@ from prunephase.errors import nearest
 from prunephase.plugins import is_reference
 
 # Built-in names of the open families. The families live in modules that import torch; a study file is read without it.
-SOURCES = ("digits", "mnist", "npz", "table", "folder")
+SOURCES = ("digits", "mnist", "cifar10", "cifar100", "tiny-imagenet", "npz", "table", "folder")
 NOISES = ("none", "uniform-relabel", "symmetric-flip", "asymmetric", "pairflip", "human")
-MODELS = ("lenet-300-100", "mlp", "small-cnn")
+MODELS = ("lenet-300-100", "mlp", "small-cnn", "resnet18", "resnet101", "vgg-like", "vgg16", "vit")
 CRITERIA = ("magnitude", "gradient", "random")
 # Fields that came later, at the value that means what was done before: left out of the identity, so that it stays.
-LATER: dict[str, dict[str, Any]] = {"recipe": {"precision": "float32"}}
+LATER: dict[str, dict[str, Any]] = {
+    "data": {"crop": None},
+    "model": {"init": "default"},
+    "recipe": {"precision": "float32", "warmup": 0, "augment": [], "decay_by": {}},
+    "pruning": {"remask": "none"},
+}
 # Data whose content the program itself verifies: where they lie is not part of a trial's identity.
 VERIFIED_SOURCES = ("digits", "mnist")
 
@@ -56,7 +61,9 @@ class Data(Frozen):
     """Where examples come from and how they are split."""
 
     source: Annotated[str, _family(SOURCES)] = Field(
-        "digits", description="digits | mnist | npz | table (csv, parquet) | folder (of images) | module:function"
+        "digits",
+        description="digits | mnist | cifar10 | cifar100 | tiny-imagenet | npz | table (csv, parquet) | folder (of "
+        "images) | module:function",
     )
     path: str | None = Field(None, description="file or folder of the data; relative to where you run")
     kwargs: Arguments = Field({}, description="arguments for module:function")
@@ -67,14 +74,18 @@ class Data(Frozen):
         0.1, ge=0, lt=1, description="share of the training examples held out next, with the same noise"
     )
     test: float = Field(0.2, gt=0, lt=1, description="share split off first as test set, where the source has none")
-    normalise: Literal["default", "train", "none"] = Field(
+    normalise: Literal["default", "train", "cifar", "imagenet", "none"] = Field(
         "default",
         description="default: the source's own constants, else as train; train: mean and deviation of the training "
-        "split (one pair for images [N, H, W], per channel for [N, C, H, W], per feature for tables)",
+        "split (one pair for images [N, H, W], per channel for [N, C, H, W], per feature for tables); cifar, imagenet: "
+        "the usual constants of colour images",
     )
     label: str = Field("label", description="table: column of the labels to train on")
     truth: str | None = Field(None, description="table: column of the true labels, where they are known")
-    size: int | None = Field(None, ge=1, description="folder: resize images to size x size pixels")
+    size: int | None = Field(None, ge=1, description="folder, tiny-imagenet: resize images to size x size pixels")
+    crop: int | None = Field(
+        None, ge=1, description="folder: resize the shorter side to `size`, then cut crop x crop pixels from the middle"
+    )
     seed: int = Field(0, ge=0, description="seed of the split; the same for all seeds of the study")
 
     @model_validator(mode="after")
@@ -97,14 +108,20 @@ class Noise(Frozen):
         "asymmetric (class map) | pairflip (c -> c+1) | human (file of labels) | module:function",
     )
     rate: float = Field(0.0, ge=0, le=1, description="nominal share of examples selected, in [0, 1]")
-    count: Literal["exact", "per-sample"] = Field(
-        "exact", description="exact: round(rate * N) examples; per-sample: each with probability rate"
+    count: Literal["exact", "per-sample", "first"] = Field(
+        "exact",
+        description="exact: round(rate * N) examples; per-sample: each with probability rate; first: the first "
+        "round(rate * N), as DSD2's code does",
     )
-    map: dict[str, int] | None = Field(
-        None, description='asymmetric: {"2" = 7, ...}; default: the map of He et al. for the data source'
+    map: dict[str, int] | Literal["block5"] | None = Field(
+        None,
+        description='asymmetric: {"2" = 7, ...}; default: the map of He et al. for the data source; block5: the next of '
+        "each five classes in order, as their code does for CIFAR-100",
     )
     path: str | None = Field(
-        None, description="human: labels as npz, npy, csv or txt, in the order of the training set"
+        None,
+        description="human: labels as npz, npy, csv, txt or pt, in the order of the training set; default: CIFAR-N's file "
+        "in the data folder",
     )
     key: str | None = Field(None, description="human: name of the array in the npz, or of the column in the csv")
     seed: int | None = Field(None, ge=0, description="seed of the pattern; default: that of the trial, so it varies")
@@ -113,13 +130,13 @@ class Noise(Frozen):
     def _consistent(self) -> Noise:
         if self.kind == "none" and self.rate > 0:
             raise ValueError("rate > 0 but kind = 'none'; name a kind of noise, such as 'symmetric-flip'")
-        if self.kind == "human" and self.path is None:
-            raise ValueError("kind = 'human' needs path, a file of labels")
+        if self.kind == "human" and self.path is None and self.key is None:
+            raise ValueError("kind = 'human' needs path, a file of labels, or the key of a label set of CIFAR-N")
         if self.rate > 0 and (self.kind == "human" or is_reference(self.kind)):
             raise ValueError(f"rate > 0, but kind = '{self.kind}' brings its own labels; leave rate out")
         if self.map is not None and self.kind != "asymmetric":
             raise ValueError("map belongs to kind = 'asymmetric'")
-        if self.map is not None and any(not key.isdecimal() or to < 0 for key, to in self.map.items()):
+        if isinstance(self.map, dict) and any(not key.isdecimal() or to < 0 for key, to in self.map.items()):
             raise ValueError('map: classes are numbers from 0, as in {"2" = 7}')
         return self
 
@@ -128,9 +145,16 @@ class Model(Frozen):
     """The network: an ordinary nn.Module."""
 
     name: Annotated[str, _family(MODELS)] = Field(
-        "lenet-300-100", description="lenet-300-100 | mlp (widths) | small-cnn (channels) | module:function"
+        "lenet-300-100",
+        description="lenet-300-100 | mlp (widths) | small-cnn (channels) | resnet18 (width, max_pool) | resnet101 (width) "
+        "| vgg-like (delta, gamma) | vgg16 (width) | vit (patch, dim, depth, heads, mlp_dim, dropout) | module:function",
     )
     kwargs: Arguments = Field({}, description="arguments of the model, such as widths = [300, 100]")
+    init: Literal["default", "he-paper", "he-code"] = Field(
+        "default",
+        description="default: the model's own; he-paper: Kaiming-normal weights, zero biases; he-code: Kaiming-normal "
+        "weights, torch's own biases, BatchNorm scales uniform in [0, 1)",
+    )
 
 
 class Recipe(Frozen):
@@ -145,6 +169,18 @@ class Recipe(Frozen):
     schedule: Literal["constant", "step", "cosine"] = Field("constant", description="of the learning rate")
     milestones: tuple[int, ...] = Field((), strict=False, description="step: epochs at which the rate falls")
     factor: float = Field(0.1, gt=0, le=1, description="step: by which it falls")
+    warmup: int = Field(0, ge=0, description="epochs in which the rate rises linearly to that of the schedule")
+    augment: tuple[Literal["flip", "shift", "resized-crop"], ...] = Field(
+        (),
+        strict=False,
+        description="of training images: flip (left-right, half of them), shift (by up to 4 pixels, black beyond), "
+        "resized-crop (8 to 100 % of the area, sides 3:4 to 4:3)",
+    )
+    decay_by: dict[str, float] = Field(
+        {},
+        description='weight decay of some parameters, by name (* and ?): {"*.bias" = 0.0}; others '
+        "have weight_decay",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: products in bfloat16 (autocast), weights and their updates in float32; faster"
     )
@@ -159,6 +195,12 @@ class Recipe(Frozen):
             raise ValueError(f"milestones: rising epochs between 1 and {self.epochs - 1}")
         if self.optimizer == "adamw" and self.momentum:
             raise ValueError("momentum belongs to optimizer = 'sgd'")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup: expected less than the {self.epochs} epochs")
+        if len(set(self.augment)) < len(self.augment) or {"shift", "resized-crop"} <= set(self.augment):
+            raise ValueError("augment: each at most once, and shift or resized-crop, not both")
+        if any(not 0 <= decay < math.inf for decay in self.decay_by.values()):
+            raise ValueError("decay_by: expected weight decays from 0")
         return self
 
 
@@ -182,6 +224,11 @@ class Pruning(Frozen):
     )
     batches: int = Field(1, ge=1, description="gradient: batches averaged (He et al.: 1)")
     score_mode: Literal["eval", "train"] = Field("eval", description="gradient: mode of the network while scoring")
+    remask: Literal["none", "layer", "global", "even"] = Field(
+        "none",
+        description="control: the masks of the ladder, shuffled within each layer, over the network, or spread evenly "
+        "(the same density in every layer)",
+    )
     count_ignored: bool = Field(
         False, description="count excluded weights in fraction and sparsity, as He et al.'s code does for LeNet"
     )
@@ -242,6 +289,12 @@ class Trial(Frozen):
     antidote: Antidote = Antidote()
     seed: int = Field(0, ge=0, description="seed of the replicate: weights, order, noise, scores")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Trial:
+        if self.pruning.remask != "none" and self.restart.mode not in ("rewind", "re-init"):
+            raise ValueError(f"pruning.remask needs restart.mode = 'rewind' or 're-init', not '{self.restart.mode}'")
+        return self
+
     def canonical(self) -> dict[str, Any]:
         """Every field that decides the numbers of a level, as JSON values.
 
@@ -280,20 +333,21 @@ class Trial(Frozen):
     def side_by_side(self) -> bool:
         """Whether every sparse level builds on the dense one alone: on no other level's weights, and no mask needs one.
 
-        One-shot ladders, random scores with rewinding or new starts, and re-init.
+        One-shot ladders, random scores with rewinding or new starts, and masks taken from another ladder.
         """
         random = self.pruning.criterion == "random" and self.restart.mode in ("rewind", "scratch")
-        return random or self.pruning.ladder == "one-shot" or self.restart.mode == "re-init"
+        return random or self.pruning.ladder == "one-shot" or self.source_trial() is not None
 
     def builds_on(self, level: int) -> int | None:
         """The level that `level` begins from; None for the dense one."""
         return None if level == 0 else 0 if self.side_by_side else level - 1
 
     def source_trial(self) -> Trial | None:
-        """The trial whose ladder must be finished first: re-init takes its masks from the rewind ladder."""
-        if self.restart.mode != "re-init":
+        """The trial whose ladder must be finished first: re-init and remask take their masks from the rewind ladder."""
+        if self.restart.mode != "re-init" and self.pruning.remask == "none":
             return None
-        return self.model_copy(update={"restart": Restart(mode="rewind", to=self.restart.to)})
+        pruning = self.pruning.model_copy(update={"remask": "none"})
+        return self.model_copy(update={"pruning": pruning, "restart": Restart(mode="rewind", to=self.restart.to)})
 
 
 def canonical_json(value: Any) -> bytes:
