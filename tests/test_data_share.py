@@ -58,8 +58,10 @@ def tensors(split: Split) -> dict[str, Tensor]:
 def same(ours: Dataset, theirs: Dataset) -> None:
     assert ours.splits.keys() == theirs.splits.keys()
     for f in fields(Dataset):
-        if f.name not in ("train", "validation", "test"):
+        if f.name not in ("train", "validation", "test", "black"):
             assert getattr(ours, f.name) == getattr(theirs, f.name), f.name
+    assert (ours.black is None) is (theirs.black is None)
+    assert ours.black is None or torch.equal(ours.black, theirs.black)  # type: ignore[arg-type]
     for name, split in ours.splits.items():
         mine, other = tensors(split), tensors(theirs.splits[name])
         assert mine.keys() == other.keys()

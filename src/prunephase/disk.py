@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +30,11 @@ def write(path: Path, data: bytes, scratch: Path, *, durable: bool = True) -> No
 
     Not `durable`: not synced, for what may be lost with the power and is then as if never written.
     """
+    write_parts(path, (data,), scratch, durable=durable)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], scratch: Path, *, durable: bool = True) -> None:
+    """As `write`, of what is too large to be held at once; a part is asked for when those before it are written."""
     with refusals(path):
         temporary = scratch_name(scratch, secrets.token_hex(8))
         make_folder(temporary.parent)
@@ -37,9 +42,10 @@ def write(path: Path, data: bytes, scratch: Path, *, durable: bool = True) -> No
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
         try:
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(handle, view) :]
+                for part in parts:
+                    view = memoryview(part)
+                    while view:
+                        view = view[os.write(handle, view) :]
                 if durable:
                     os.fsync(handle)
             finally:
@@ -51,6 +57,15 @@ def write(path: Path, data: bytes, scratch: Path, *, durable: bool = True) -> No
             raise
         if durable:
             sync_folder(path.parent)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: PRUNEPHASE_CACHE, or the platform's place for it."""
+    if chosen := os.environ.get("PRUNEPHASE_CACHE"):
+        return Path(chosen)
+    import pooch  # knows the places of all platforms
+
+    return Path(pooch.os_cache("prunephase"))
 
 
 def move(path: Path, target: Path) -> None:

@@ -81,7 +81,7 @@ def _one_dimensional(values: Any, what: str) -> NDArray[np.generic]:
 
 
 def _inputs(values: Any, what: str) -> NDArray[np.generic]:
-    array = np.asarray(values)
+    array = values if isinstance(values, np.memmap) else np.asarray(values)  # asarray forgets the file
     if array.dtype.kind not in "biuf":
         raise UserError(f"{what}: are {array.dtype}; expected real numbers")
     if array.ndim < 2 or 0 in array.shape[1:]:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from prunephase import trial
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 TABLES = (".csv", ".parquet")
+LABELS = (".npz", ".npy", ".txt", ".pt", *TABLES)
+CLEAN = "clean_label"  # the array of the true labels, in the files of CIFAR-N
 
 
 def npz(spec: trial.Data, _home: Path | None) -> Arrays:
@@ -47,6 +51,12 @@ def table(spec: trial.Data, _home: Path | None) -> Arrays:
         return Arrays(inputs, labels, truth=truth)
     test_inputs, test_labels, test_truth, _ = _rows(test, spec, features)
     return Arrays(inputs, labels, test_inputs, test_labels if test_truth is None else test_truth, truth)
+
+
+def data_folder() -> Path | None:
+    """The folder of known data sets, which PRUNEPHASE_DATA names."""
+    known = os.environ.get("PRUNEPHASE_DATA")
+    return Path(known) if known else None
 
 
 def existing(spec: trial.Data) -> Path:
@@ -97,11 +107,11 @@ def read_table(path: Path, say: str) -> pl.DataFrame:
 
 
 def read_labels(path: Path, key: str | None, say: str) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
-    """Labels [N] from npz (array `key`), npy, csv or parquet (column `key`) or txt (one per line), and the array
-    `clean_label` where an npz holds one. `say` begins the error."""
-    if not path.is_file() or path.suffix not in (".npz", ".npy", ".txt", *TABLES):
+    """Labels [N] from npz or pt (array `key`), npy, csv or parquet (column `key`) or txt (one per line), and the array
+    `clean_label` where an npz or pt holds one. `say` begins the error. Nothing in a file is executed."""
+    if not path.is_file() or path.suffix not in LABELS:
         problem = f"'{path.suffix}' is no file of labels" if path.is_file() else "no such file"
-        raise UserError(f"{say}: {problem}; give the labels as npz, npy, csv, parquet or txt")
+        raise UserError(f"{say}: {problem}; give the labels as npz, npy, csv, parquet, txt or pt")
     if path.suffix in (".npy", ".txt"):
         try:
             return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=1), None
@@ -109,9 +119,9 @@ def read_labels(path: Path, key: str | None, say: str) -> tuple[NDArray[np.gener
             raise UserError(
                 f"{say}: is not a {path.suffix[1:]} file of labels ({in_a_line(fault)}); write it again"
             ) from None
-    if path.suffix == ".npz":
-        found = read_npz(path, say)
-        return found[_key(key, [name for name in found if name != "clean_label"], say)], found.get("clean_label")
+    if path.suffix in (".npz", ".pt"):
+        found = read_npz(path, say) if path.suffix == ".npz" else _read_pt(path, say)
+        return found[_key(key, [name for name in found if name != CLEAN], say)], found.get(CLEAN)
     frame = read_table(path, say)
     return _column(frame, _key(key, frame.columns, say), say), None
 
@@ -122,6 +132,30 @@ def _key(key: str | None, names: list[str], say: str) -> str:
     if key is not None and key not in names:
         raise UserError(f"{say}: holds no '{key}'; {nearest(key, names)}")
     return key or names[0]
+
+
+def _read_pt(path: Path, say: str) -> dict[str, NDArray[np.generic]]:
+    """The arrays by name that somebody saved with torch.save: numpy's, tensors or lists."""
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:  # as for read_npz; torch explains a pickle that it refuses on a page
+        raise UserError(
+            f"{say}: is not a pt file of plain arrays ({type(problem).__name__}); save the labels with np.savez"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"{say}: holds {type(found).__name__}; expected a dict of arrays by name")
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def _harmless() -> list[Any]:
+    """What the pickle of a numpy array of numbers calls, under the names of numpy 1 and 2; none of it runs code."""
+    reconstruct = np.zeros(0).__reduce__()[0]
+    kinds = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
+    return [
+        *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        *(np.ndarray, np.dtype, *kinds),
+    ]
 
 
 def _rows(

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 from prunephase import streams, trial
 from prunephase.data.check import Checked, check
+from prunephase.data.cifar import cifar10, cifar100
 from prunephase.data.custom import custom
-from prunephase.data.files import npz, table
+from prunephase.data.files import data_folder, npz, table
 from prunephase.data.images import folder
+from prunephase.data.lazy import Images, large, mapped
 from prunephase.data.mnist import mnist
+from prunephase.data.normalise import black, chunks, constants, scaled
+from prunephase.data.tiny import tiny_imagenet
 from prunephase.data.types import Arrays, Codes, Dataset, Split
 from prunephase.errors import UserError
-
-CHUNK = 4096  # examples converted at once, so that no second copy of the data in float64 ever exists
 
 
 def digits(_spec: trial.Data, _home: Path | None) -> Arrays:
@@ -36,6 +38,9 @@ def digits(_spec: trial.Data, _home: Path | None) -> Arrays:
 SOURCES: dict[str, Callable[[trial.Data, Path | None], Arrays]] = {
     "digits": digits,
     "mnist": mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "tiny-imagenet": tiny_imagenet,
     "npz": npz,
     "table": table,
     "folder": folder,
@@ -54,24 +59,28 @@ def load(spec: trial.Data, plugins: Collection[str] = (), home: Path | None = No
     permutations that depend on `spec.seed` alone, so the test and validation examples stay the same when `train`
     changes, and a smaller training set lies within a larger one. Images of uint8 become [0, 1], and [N, H, W] becomes
     [N, 1, H, W]. normalise = "train" subtracts the mean and divides by the deviation of the training split: one pair
-    for [N, H, W], one per channel for [N, C, H, W], one per feature for [N, F].
+    for [N, H, W], one per channel for [N, C, H, W], one per feature for [N, F]; "cifar" and "imagenet" are constants
+    for three channels. Images of bytes that a file holds stay there where they are many (see Images).
     `plugins` holds the modules a source `module:function` may come from; `home` is the folder searched for known data
     sets (default: PRUNEPHASE_DATA). Raises UserError for data that cannot be used.
     """
-    known = os.environ.get("PRUNEPHASE_DATA")
-    home = home or (Path(known) if known else None)
+    home = home or data_folder()
     arrays = SOURCES[spec.source](spec, home) if spec.source in SOURCES else custom(spec, plugins)
     checked = check(arrays, spec.source)
     training, validation, held_out = _places(spec, len(checked.labels), checked.test_labels is not None)
     _all_classes(checked, training)
 
-    shift, scale = _constants(spec, arrays, checked.inputs, training)
+    shift, scale = constants(spec, arrays, checked.inputs, training)
     truth = checked.truth if checked.truth is not None else checked.labels
+    lazy = large(checked.inputs, checked.test_inputs)
 
     def split(
         inputs: NDArray[np.generic], labels: NDArray[np.int64], truth: NDArray[np.int64], at: NDArray[np.int64]
     ) -> Split:
         given, true, wrong, index = (torch.from_numpy(f) for f in (labels[at], truth[at], labels[at] != truth[at], at))
+        if lazy and mapped(inputs):
+            images = Images(inputs, at, torch.from_numpy(shift), torch.from_numpy(scale))
+            return Split(cast("torch.Tensor", images), given, true, wrong, index)
         codes = _codes(inputs, at, shift, scale) if inputs.dtype == np.uint8 else None
         return Split(_tensor(inputs, at, shift, scale), given, true, wrong, index, codes)
 
@@ -87,6 +96,7 @@ def load(spec: trial.Data, plugins: Collection[str] = (), home: Path | None = No
         classes=checked.classes,
         fingerprint=_fingerprint(checked),
         examples=len(checked.labels),
+        black=black(checked.inputs, shift, scale),
     )
 
 
@@ -129,37 +139,16 @@ def _all_classes(checked: Checked, training: NDArray[np.int64]) -> None:
         )
 
 
-def _constants(
-    spec: trial.Data, arrays: Arrays, inputs: NDArray[np.generic], training: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What to subtract and what to divide by, in the units of the source; shapes broadcast against the inputs."""
-    unit = 255.0 if inputs.dtype == np.uint8 and inputs.ndim > 2 else 1.0
-    if spec.normalise == "none":
-        return np.float64(0.0).reshape(1), np.float64(unit).reshape(1)
-    if spec.normalise == "default" and arrays.mean is not None and arrays.deviation is not None:
-        return np.array([arrays.mean * unit]), np.array([arrays.deviation * unit])
-    axes = tuple(axis for axis in range(inputs.ndim) if axis != 1 or inputs.ndim == 3)
-    size = len(training) * np.prod([inputs.shape[axis] for axis in axes[1:]])
-    chunks = [training[start : start + CHUNK] for start in range(0, len(training), CHUNK)]
-    mean = sum(inputs[chunk].sum(axes, np.float64, keepdims=True) for chunk in chunks) / size
-    variance = (
-        sum(np.square(inputs[chunk].astype(np.float64) - mean).sum(axes, keepdims=True) for chunk in chunks) / size
-    )
-    deviation = np.sqrt(variance)
-    # Rounding leaves a constant feature a tiny deviation, which would blow up the noise of its mean.
-    constant = deviation <= 1e-12 * np.abs(mean)
-    return mean, np.where(constant, unit, deviation)
-
-
 def _tensor(
     inputs: NDArray[np.generic], places: NDArray[np.int64], shift: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> torch.Tensor:
     shape = inputs.shape[1:] if inputs.ndim != 3 else (1, *inputs.shape[1:])
     result = np.empty((len(places), *inputs.shape[1:]), np.float32)
-    for start in range(0, len(places), CHUNK):
-        chunk = slice(start, start + CHUNK)
+    start = 0
+    for chunk in chunks(places, result[0].size):
         with np.errstate(over="ignore"):  # found below
-            result[chunk] = (inputs[places[chunk]].astype(np.float64) - shift) / scale
+            result[start : start + len(chunk)] = scaled(inputs[chunk], shift, scale)
+        start += len(chunk)
     if inputs.dtype.kind == "f" and not np.isfinite(result).all():
         raise UserError("data: inputs are too large for float32 after normalisation; rescale them")
     return torch.from_numpy(result).reshape(len(places), *shape)

@@ -9,12 +9,12 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunephase import trial
+from prunephase.data.download import fetch
 from prunephase.data.files import in_a_line
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
@@ -23,8 +23,6 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-TRIES = 2
-TIMEOUT_SECONDS = 30
 # SHA-256 of the decompressed files; the gzip wrapping differs between mirrors.
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -84,27 +82,12 @@ def download(name: str, mirrors: Sequence[str] = MIRRORS, cache: Path | None = N
 
     Raises UserError where no mirror gives the right bytes.
     """
-    import pooch  # only what is downloaded needs it
-
-    folder = cache or Path(pooch.os_cache("prunephase"))
-    problems = []
-    for url in [f"{mirror}{name}.gz" for mirror in mirrors] * TRIES:
-        try:
-            fetched = pooch.retrieve(url, f"sha256:{SHA256[name]}", name, folder, downloader=_decompressing)
-        except (OSError, EOFError, zlib.error, ValueError) as problem:
-            problems.append(f"{url}: {type(problem).__name__}")
-        else:
-            return Path(fetched)
-    raise UserError(
-        f"data.source = 'mnist': could not download {name} ({'; '.join(dict.fromkeys(problems))}); put the four "
-        f"*-ubyte.gz files into a folder and name it with PRUNEPHASE_DATA=folder or data.path"
+    return fetch(
+        name,
+        [f"{mirror}{name}.gz" for mirror in mirrors],
+        f"sha256:{SHA256[name]}",
+        "data.source = 'mnist'",
+        "put the four *-ubyte.gz files into a folder and name it with PRUNEPHASE_DATA=folder or data.path",
+        cache,
+        plain=True,
     )
-
-
-def _decompressing(url: str, output_file: str, caller: Any) -> None:
-    """A pooch downloader that leaves plain bytes, so that pooch's own check is one of the content."""
-    import pooch
-
-    pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)(url, output_file, caller)
-    archive = Path(output_file)
-    archive.write_bytes(gzip.decompress(archive.read_bytes()))

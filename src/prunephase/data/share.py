@@ -1,4 +1,7 @@
-"""Data that several processes read: one file, mapped into the memory of each, so that no worker holds a copy."""
+"""Data that several processes read: one file, mapped into the memory of each, so that no worker holds a copy.
+
+Images that lie in a file of their own are not copied: the file is named.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,35 @@ import re
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunephase import trial
+from prunephase.data.lazy import Images
 from prunephase.data.load import load
 from prunephase.data.types import Codes, Dataset, Split
 
 
 def publish(spec: trial.Data, data: Dataset, folder: Path) -> None:
     """Put the examples that `spec` names where `obtain` finds them. Raises OSError."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {} if data.black is None else {"black": data.black}
+    files = {}
     for name, split in data.splits.items():
-        parts = {f.name: getattr(split, f.name) for f in fields(Split) if f.name != "codes"}
+        parts = {f.name: getattr(split, f.name) for f in fields(Split) if f.name not in ("codes", "inputs")}
         if split.codes is not None:
             parts |= {f"codes.{f.name}": getattr(split.codes, f.name) for f in fields(Codes)}
+        images: Tensor | Images = split.inputs
+        if isinstance(images, Images):
+            tensors |= {"shift": images.shift, "scale": images.scale}  # alike in all splits; their places are the index
+            files[name] = (str(images.pixels.filename), images.pixels.offset, images.pixels.shape)
+        else:
+            parts["inputs"] = images
         tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    about = {"classes": data.classes, "fingerprint": data.fingerprint, "examples": data.examples}
+    about = {"classes": data.classes, "fingerprint": data.fingerprint, "examples": data.examples, "files": files}
     folder.mkdir(parents=True, exist_ok=True)
     try:
         save_file(tensors, _path(spec, folder), {"about": json.dumps(about)})
@@ -39,6 +52,8 @@ def publish(spec: trial.Data, data: Dataset, folder: Path) -> None:
 def obtain(spec: trial.Data, plugins: Collection[str] = (), folder: Path | None = None) -> Dataset:
     """The examples that `spec` names: mapped from `folder` where they were published there, else loaded.
 
+    Loaded also where this machine does not see the file that their images lie in.
+
     Raises UserError as `load` does.
     """
     if folder is None or not (path := _path(spec, folder)).is_file():
@@ -46,20 +61,31 @@ def obtain(spec: trial.Data, plugins: Collection[str] = (), folder: Path | None 
     tensors = load_file(path)  # a private mapping: pages are shared until somebody writes to them
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["about"])
+    try:
+        mapped = {
+            name: np.memmap(file, np.uint8, "r", offset, tuple(shape))
+            for name, (file, offset, shape) in about["files"].items()
+        }
+    except (OSError, ValueError):  # not there, or shorter
+        return load(spec, plugins)
 
     def split(name: str) -> Split | None:
-        if f"{name}.inputs" not in tensors:
+        if f"{name}.labels" not in tensors:
             return None
-        parts = {f.name: tensors[f"{name}.{f.name}"] for f in fields(Split) if f.name != "codes"}
+        parts = {f.name: tensors[f"{name}.{f.name}"] for f in fields(Split) if f.name not in ("codes", "inputs")}
         coded = f"{name}.codes.values" in tensors
         codes = Codes(*(tensors[f"{name}.codes.{f.name}"] for f in fields(Codes))) if coded else None
-        return Split(**parts, codes=codes)
+        if name not in mapped:
+            return Split(tensors[f"{name}.inputs"], **parts, codes=codes)
+        images = Images(mapped[name], parts["index"].numpy(), tensors["shift"], tensors["scale"])
+        return Split(cast("Tensor", images), **parts, codes=codes)
 
     train, test = split("train"), split("test")
     assert train is not None
     assert test is not None
     classes = tuple(about["classes"])
-    return Dataset(train, split("validation"), test, classes, about["fingerprint"], about["examples"])
+    black = tensors.get("black")
+    return Dataset(train, split("validation"), test, classes, about["fingerprint"], about["examples"], black)
 
 
 def _path(spec: trial.Data, folder: Path) -> Path:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, device
 
+Constant = float | tuple[float, ...]
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -19,8 +21,9 @@ class Arrays:
     inputs: [N, ...] any real dtype (images as [N, H, W] or [N, C, H, W]); labels: [N] integers 0..K-1, or names.
     truth: the true labels of the training examples, where they are known.
     test_*: None where the source has no test set of its own (one is then split off).
-    classes: names of the classes 0..K-1. mean, deviation: the constants for normalise = "default", on the scale [0, 1]
-    for uint8 images; None: take the training split's.
+    classes: names of the classes 0..K-1. mean, deviation: the constants for normalise = "default", one for all or one
+    per channel, on the scale [0, 1] for uint8 images; None: take the training split's.
+    Images of uint8 in a memory-mapped file (np.memmap) stay there where they are many.
     """
 
     inputs: NDArray[np.generic]
@@ -29,8 +32,8 @@ class Arrays:
     test_labels: NDArray[np.generic] | None = None
     truth: NDArray[np.generic] | None = None
     classes: tuple[str, ...] | None = None
-    mean: float | None = None
-    deviation: float | None = None
+    mean: Constant | None = None
+    deviation: Constant | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Split:
 
     inputs: [N, ...] float32; labels: [N] int64, as trained on; truth: [N] int64, the true ones (equal where unknown);
     permuted: [N] bool, examples whose label was drawn anew (a draw may hit the true class); index: [N] int64, place in
-    the source's training (or test) set. codes: the inputs as bytes, where they were bytes.
+    the source's training (or test) set. codes: the inputs as bytes, where they were bytes. Inputs that are large are an
+    object that answers as the tensor would (prunephase.data.lazy), and then there are no codes.
     """
 
     inputs: Tensor
@@ -75,7 +79,8 @@ class Dataset:
     """Training, validation (None where validation = 0) and test examples; test labels are always clean.
 
     fingerprint: SHA-256 of the content of the source, before splitting; examples: size of the source's training set,
-    into which `Split.index` points (None: not known, as for a data set made by hand).
+    into which `Split.index` points (None: not known, as for a data set made by hand). black: [C] float32, what a byte
+    of zero is after normalisation, in each channel; None where the inputs are not images of bytes.
     """
 
     train: Split
@@ -84,6 +89,7 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     examples: int | None = None
+    black: Tensor | None = None
 
     @property
     def noisy(self) -> tuple[Split, ...]:
@@ -104,4 +110,5 @@ class Dataset:
     def to(self, where: device, inputs: Mapping[str, Tensor] | None = None) -> Dataset:
         """The same data on another device; `inputs`: those of the splits that are there already."""
         there = {name: split.to(where, inputs[name] if inputs else None) for name, split in self.splits.items()}
-        return replace(self, train=there["train"], validation=there.get("validation"), test=there["test"])
+        black = None if self.black is None else self.black.to(where)
+        return replace(self, train=there["train"], validation=there.get("validation"), test=there["test"], black=black)

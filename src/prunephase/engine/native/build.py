@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prunephase.disk import cache_folder
 from prunephase.engine.native import layout
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -96,12 +97,8 @@ def _compiler() -> list[str]:
 
 
 def folder() -> Path:
-    """Where the compiled kernels are kept: PRUNEPHASE_CACHE, or the platform's place for what can be made again."""
-    if chosen := os.environ.get("PRUNEPHASE_CACHE"):
-        return Path(chosen)
-    import pooch
-
-    return Path(pooch.os_cache("prunephase"))
+    """Where the compiled kernels are kept."""
+    return cache_folder()
 
 
 def _processor() -> str:
