@@ -82,13 +82,13 @@ def ladders(folder: Path, work: Path) -> None:
     base = Trial(
         data=Data(source="npz", path=str(archive(folder, work / "cifar10.npz")), train=4_000, validation=0.02),
         noise=Noise(kind="symmetric-flip", rate=0.4),
-        model=Model(name="convnets:vgg_from", kwargs={"gamma": 3}),
+        model=Model(name="vgg-like", kwargs={"gamma": 3}),
         recipe=Recipe(lr=0.05, momentum=0.9, weight_decay=1e-4, epochs=8, batch_size=BATCH),
         pruning=Pruning(levels=5, fraction=0.5),
         restart=Restart(to="1ep"),
     )
     trials = pp.grid(base, recipe__precision=["float32", "bfloat16"], seed=range(5))
-    table = pp.run(trials, work / "runs", plugins=["convnets"])
+    table = pp.run(trials, work / "runs")
     by = table.pivot("recipe.precision", index=["level", "sparsity", "seed"], values="test_accuracy")
     by = by.with_columns((pl.col("bfloat16") - pl.col("float32")).alias("difference"))
     for (level, sparsity), rows in sorted(by.group_by("level", "sparsity")):

@@ -32,7 +32,7 @@ def studies(folder: Path | None, work: Path) -> dict[str, Study]:
             "seeds": [0, 1],
             "data": {"source": "npz", "path": str(archive(folder, work / "cifar10.npz")), "train": 5_000},
             "noise": {"kind": "symmetric-flip", "rate": 0.2},
-            "model": {"name": "convnets:vgg_from", "kwargs": {"gamma": 3}},
+            "model": {"name": "vgg-like", "kwargs": {"gamma": 3}},
             "recipe": {"epochs": 2, "lr": 0.05, "momentum": 0.9},
             "pruning": {"levels": 4, "fraction": 0.6},
         }
@@ -49,9 +49,9 @@ def main() -> int:
     for name, study in studies(chosen.data, chosen.work).items():
         store = chosen.work / "runs"
         shutil.rmtree(store, ignore_errors=True)
-        site = Site(store, plugins=frozenset({"convnets"}))
+        site = Site(store)
         cost = plan.estimate(study, site, chosen.workers)
-        taken = seconds(lambda: runs.train(study, store, workers=chosen.workers, plugins=["convnets"]))  # noqa: B023
+        taken = seconds(lambda: runs.train(study, store, workers=chosen.workers))  # noqa: B023
         rows.append((name, f"{cost.seconds:.0f} s", f"{taken:.0f} s", f"{cost.seconds / taken:.2f}"))
         print(*rows[-1], sep="  ", flush=True)
     table(("study", "planned", f"taken, {chosen.workers} workers", "planned / taken"), rows)
