@@ -8,7 +8,9 @@ import copy
 import math
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from prunephase import models, streams
+from prunephase import models, streams, study
+from prunephase.bench import Bench, Site
 from prunephase.data import Dataset, Split
-from prunephase.engine import Batch, Diverged, Moment, fit, rates
+from prunephase.engine import Batch, Diverged, Moment, fit, optimiser, rates
+from prunephase.engine.gpu import step as gpu_step
+from prunephase.errors import UserError
 from prunephase.measure import evaluate
+from prunephase.store import Store
 from prunephase.trial import Model, Recipe
 
 N, K, SHAPE = 52, 3, (1, 8, 8)
@@ -71,6 +77,17 @@ def random_masks(net: nn.Module, sparsity: float) -> dict[str, Tensor]:
     return masks
 
 
+def grouped(net: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """torch's parameter groups, by hand: what one pattern of `decay_by` fits, and the rest."""
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    parts = [
+        {"params": [p for name, p in trained.items() if fnmatch(name, pattern)], "weight_decay": decay}
+        for pattern, decay in recipe.decay_by.items()
+    ]
+    chosen = {id(p) for part in parts for p in part["params"]}
+    return [*parts, {"params": [p for p in trained.values() if id(p) not in chosen]}]
+
+
 def plain(
     net: nn.Module,
     data: Split,
@@ -83,7 +100,7 @@ def plain(
     until: int | None = None,
 ) -> None:
     """The oracle: what anybody would write. It masks weights and optimiser state after each step, not gradients."""
-    params = [p for p in net.parameters() if p.requires_grad]
+    params = grouped(net, recipe)
     first = recipe.lr if lr is None else lr
     opt: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
@@ -161,6 +178,9 @@ CONFIGURATIONS: list[tuple[str, dict[str, Any], float, int, float | None]] = [
     ("dropout", {**MOMENTUM, **COSINE}, 0.5, 7, None),
     ("dropout", {**ADAM}, 0.95, 2, None),
     ("dropout", {"batch_size": 8, **ADAM, **COSINE}, 0.5, 0, 0.002),
+    ("mlp", {**MOMENTUM, "decay_by": {"*.bias": 0.0}}, 0.5, 0, None),
+    ("mlp", {"decay_by": {"*.bias": 0.1, "output.weight": 0.0}, "weight_decay": 0.03}, 0.5, 4, None),
+    ("small-cnn", {**ADAM, "decay_by": {"*.bias": 0.0, "output.weight": 0.5}}, 0.5, 0, None),
 ]
 
 
@@ -386,6 +406,95 @@ def test_an_error_inside_a_step_gives_the_callers_random_numbers_back() -> None:
     with pytest.raises(KeyError):
         drain(network("mlp"), examples(), Recipe(epochs=1), objective=broken)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("schedule", [{}, STEP, COSINE], ids=["constant", "step", "cosine"])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_warm_up_has_in_each_epoch_the_mean_rate_of_openlths(schedule: dict[str, Any], steps: int) -> None:
+    recipe = Recipe(epochs=8, lr=0.4, **schedule)
+    warm = 5
+
+    def openlth(iteration: int) -> float:
+        """The factor by which its training/optimizers.py multiplies the rate."""
+        return min(1.0, iteration / (warm * steps))
+
+    mean = [sum(openlth(e * steps + i) for i in range(steps)) / steps for e in range(8)]
+    found = rates(recipe.model_copy(update={"warmup": warm}))
+    for epoch, (rate, full, factor) in enumerate(zip(found, rates(recipe), mean, strict=True)):
+        if epoch < warm:  # theirs is that of a step's beginning, ours that of its middle
+            assert rate == pytest.approx(full * (factor + 0.5 / (warm * steps)))
+        else:
+            assert rate == full
+
+
+def test_a_warm_up_is_trained_and_overridden_by_a_constant_rate() -> None:
+    data, recipe = examples(), Recipe(epochs=4, batch_size=26, lr=0.2, warmup=2)
+    assert [m.lr for m in drain(network("mlp"), data, recipe)] == pytest.approx([0.05, 0.15, 0.2, 0.2])
+    assert [m.lr for m in drain(network("mlp"), data, recipe, lr=0.01)] == [0.01] * 4
+    ours, first, second = network("mlp"), network("mlp"), network("mlp")
+    next(fit(ours, data, recipe, seed=0, level=0, masks={}))
+    plain(first, data, Recipe(epochs=1, batch_size=26, lr=0.05), 0, 0, {})
+    plain(second, data, Recipe(epochs=1, batch_size=26, lr=0.2), 0, 0, {})
+    assert identical(ours, first)
+    assert not identical(ours, second)
+
+
+@pytest.mark.parametrize("fields", [{}, {"momentum": 0.9}, MOMENTUM])
+def test_momentum_is_never_nesterovs(fields: dict[str, Any]) -> None:
+    recipe, net = Recipe(**fields), network("mlp")
+    assert all(group["nesterov"] is False for group in optimiser(net, recipe).param_groups)
+    trained = dict(net.named_parameters())
+    on_gpu = gpu_step._optimiser(trained, recipe, torch.tensor(0.1))
+    assert all(group["nesterov"] is False for group in on_gpu.param_groups)
+
+
+def test_adamw_and_its_cosine_begin_anew_at_every_level(
+    tiny: dict[str, Any], tmp_path: Path, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the ViT paper trains: the last weights go on, the schedule and the moments start again."""
+    made: list[torch.optim.Optimizer] = []
+    module = sys.modules["prunephase.engine.plain"]
+    original = module.optimiser
+
+    def remembered(*args: Any) -> torch.optim.Optimizer:
+        made.append(original(*args))
+        assert not made[-1].state
+        return made[-1]
+
+    monkeypatch.setattr(module, "optimiser", remembered)
+    monkeypatch.setattr(sys.modules["prunephase.engine.native.chain"].Chain, "fits", lambda _job: False)
+    monkeypatch.setattr(sys.modules["prunephase.engine.takeover"], "crossover", lambda _key, _race: 0.0)
+    recipe = {"epochs": 4, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.03, "schedule": "cosine"}
+    fields = {**tiny, "recipe": recipe, "restart": {"mode": "lr-rewind"}, "pruning": {"levels": 2}}
+    assert train(fields, tmp_path).code == 0
+    (trial,) = study.parse(fields).trials
+    cosine = [0.005 * (1 + math.cos(math.pi * e / 4)) for e in range(4)]
+    records = Store(tmp_path).levels(trial)
+    assert len(made) == len(records) == 3
+    for record in records:
+        assert record.body["epochs"]["lr"] == pytest.approx(cosine)
+    assert all(type(one) is torch.optim.AdamW for one in made)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"*.bais": 0.0}, r"decay_by: '\*.bais' matches no parameter; the parameters are hidden1.weight, hidden1.bias"),
+        ({"*": 0.1, "*.bias": 0.0}, r"'\*' and '\*.bias' fit hidden1.bias, with unlike decays"),
+    ],
+)
+def test_decays_that_fit_nothing_or_contradict_each_other_are_refused(
+    chosen: dict[str, float], expected: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    (trial,) = study.parse({**tiny, "recipe": {**tiny["recipe"], "decay_by": chosen}}).trials
+    with pytest.raises(UserError, match=expected):
+        Bench(trial, Site(tmp_path)).check()
+
+
+def test_patterns_that_overlap_and_agree_are_taken(tiny: dict[str, Any], tmp_path: Path) -> None:
+    chosen = {"output.*": 0.0, "*.bias": 0.0}
+    (trial,) = study.parse({**tiny, "recipe": {**tiny["recipe"], "decay_by": chosen}}).trials
+    Bench(trial, Site(tmp_path)).check()
 
 
 @pytest.mark.parametrize("fields", [{"momentum": 0.9}, MOMENTUM, ADAM], ids=["momentum", "decay", "adamw"])

@@ -21,12 +21,13 @@ from prunephase.data import Dataset, Split
 from prunephase.engine import Batch, Diverged, Job, Moment, Team, cross_entropy
 from prunephase.engine.gpu import team
 from prunephase.engine.gpu.capture import Action, uncaptured
-from prunephase.engine.gpu.together import Together
+from prunephase.engine.gpu.together import InTurn, Together
 from prunephase.engine.plain import Plain
 from prunephase.prune import leaked, zero_pruned
 from prunephase.trial import Model, Recipe
 
 N, K, SHAPE = 52, 3, (1, 8, 8)
+BLACK = torch.tensor([-1.5])
 MOMENTUM: dict[str, Any] = {"momentum": 0.9, "weight_decay": 5e-3}
 ADAM: dict[str, Any] = {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.02}
 
@@ -80,7 +81,7 @@ def jobs(kind: str, count: int = 3, sparsity: float = 0.6, **fields: Any) -> lis
     recipe = Recipe(**{"epochs": 3, "batch_size": 16, **fields})  # 4 steps an epoch, the last of 4 examples
     made = []
     for seed in range(count):
-        data = Dataset(split(N, 0, seed), split(9, 1, seed), split(11, 2), ("a", "b", "c"), "")
+        data = Dataset(split(N, 0, seed), split(9, 1, seed), split(11, 2), ("a", "b", "c"), "", black=BLACK)
         net, draw = network(kind, seed), torch.Generator().manual_seed(seed)
         names = [name for name, p in net.named_parameters() if p.ndim > 1]
         # The last job has a layer that is not pruned at all.
@@ -134,6 +135,10 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"momentum": 0.9, "lr": 0.01, "begin": 5},
     {**MOMENTUM, "batch_size": 13},  # no short batch
     {**MOMENTUM, "batch_size": 60, "epochs": 6},  # only a short one
+    {"augment": ("flip", "shift"), "begin": 6},
+    {**ADAM, "augment": ("flip", "resized-crop"), "pause_at": 6},
+    {**MOMENTUM, "decay_by": {"*.bias": 0.0, "last.weight": 0.1}, "warmup": 2},
+    {**ADAM, "decay_by": {"*.bias": 0.0}},
 ]
 
 
@@ -150,7 +155,7 @@ CASES += [
         ("normed", 3, "stacked x3"),
         ("dropout", 3, "in turn x3"),
     )
-    for i in (2, 5, 7)
+    for i in (2, 5, 7, 11, 13)
 ]
 
 
@@ -392,3 +397,31 @@ def test_nothing_is_trained_until_it_is_asked_for() -> None:
     next(iter(moments))
     after = [copy.deepcopy(job.network.state_dict()) for job in made]
     assert not any(same(a, b) for a, b in pairwise([before[0], after[0]]))
+
+
+class OnDisk:
+    """Inputs that are read as they are needed: no tensor, but what the plain loop asks of one."""
+
+    def __init__(self, held: Tensor) -> None:
+        self.held, self.shape = held, held.shape
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def index_select(self, dimension: int, chosen: Tensor) -> Tensor:
+        return self.held.index_select(dimension, chosen)
+
+    def split(self, size: int) -> tuple[Tensor, ...]:
+        return self.held.split(size)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def test_inputs_that_are_read_from_the_disk_are_left_to_the_plain_loop() -> None:
+    def lazily(job: Job) -> Job:
+        splits = {name: replace(s, inputs=OnDisk(s.inputs)) for name, s in job.data.splits.items()}  # type: ignore[arg-type]
+        return replace(job, data=replace(job.data, **splits))  # type: ignore[arg-type]
+
+    ours, theirs = [lazily(job) for job in jobs("convolved", **MOMENTUM)], jobs("convolved", **MOMENTUM)
+    together = team(ours)
+    assert isinstance(together, InTurn)
+    assert together.reasons == ["inputs are read from the disk as they are needed"]  # no other way was tried
+    follow(together, ours, theirs)

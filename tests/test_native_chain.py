@@ -300,6 +300,8 @@ def test_a_job_that_asks_for_something_else_does_not_fit() -> None:
     train = a.data.train
     assert not Chain.fits(replace(a, objective=lambda batch: 2 * cross_entropy(batch)))
     assert not Chain.fits(replace(a, masks={"1.bias": torch.ones(12, dtype=torch.bool)}))
+    assert not Chain.fits(replace(a, recipe=Recipe(augment=("flip",))))
+    assert not Chain.fits(replace(a, recipe=Recipe(decay_by={"*.bias": 0.0})))
     assert not Chain.fits(replace(a, data=dataset(replace(train, labels=train.labels + K))))
     assert not Chain.fits(replace(a, data=dataset(replace(train, codes=None, inputs=train.inputs.double()))))
     assert not Chain.fits(replace(a, data=dataset(train, replace(train, codes=None))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ class Bench:
     @cached_property
     def noisy(self) -> tuple[Dataset, Card]:
         source, seed = self.trial.data.source, self.trial.seed
-        return noise.corrupt(self.clean, self.trial.noise, source=source, seed=seed, plugins=self.site.plugins)
+        home = Path(self.trial.data.path) if self.trial.data.path is not None else None
+        return noise.corrupt(
+            self.clean, self.trial.noise, source=source, seed=seed, plugins=self.site.plugins, home=home
+        )
 
     @cached_property
     def data(self) -> Dataset:
@@ -95,6 +99,8 @@ class Bench:
         recipe, count = self.trial.recipe, len(self.noisy[0].train)
         prune.criterion(self.trial.pruning.criterion, self.site.plugins)
         _ = self.budgets
+        self._check_augmentation()
+        self._check_decay()
         to, end = self.trial.restart.to, self.steps * recipe.epochs
         if self.trial.restart.iteration(self.steps) >= end:
             raise UserError(f"restart.to = '{to}': lies beyond the schedule of {end:,} steps ({recipe.epochs} epochs)")
@@ -104,6 +110,35 @@ class Bench:
                 f"recipe.batch_size = {recipe.batch_size}: {count:,} examples leave a batch of one, which BatchNorm "
                 "cannot train on; change it by one"
             )
+
+    def _check_augmentation(self) -> None:
+        names, data = self.trial.recipe.augment, self.noisy[0]
+        shape = data.input_shape
+        if names and len(shape) != 3:
+            raise UserError(
+                f"recipe.augment = {list(names)}: changes images [channels, height, width], but an example of these "
+                f"data is {list(shape)}; leave it out"
+            )
+        if "shift" in names and data.black is None:
+            raise UserError(
+                "recipe.augment: 'shift' fills the margin with black, and only images of bytes (uint8) say what that "
+                "is; give the images as bytes, or leave it out"
+            )
+
+    def _check_decay(self) -> None:
+        chosen = self.trial.recipe.decay_by
+        names = [name for name, p in self.network().named_parameters() if p.requires_grad]
+        for pattern in chosen:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UserError(
+                    f"recipe.decay_by: '{pattern}' matches no parameter; the parameters are {', '.join(names)}"
+                )
+        # The order of the patterns is no part of a trial's identity, so it must not matter.
+        for name in names:
+            fitting = [pattern for pattern in chosen if fnmatchcase(name, pattern)]
+            if len({chosen[pattern] for pattern in fitting}) > 1:
+                both = " and ".join(f"'{pattern}'" for pattern in fitting)
+                raise UserError(f"recipe.decay_by: {both} fit {name}, with unlike decays; let one pattern fit it")
 
     def sparsity(self, remaining: int) -> float:
         """Share removed, of the weights that the trial counts."""

@@ -8,9 +8,9 @@ import copy
 import heapq
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunephase import disk
 from prunephase.errors import UserError
 from prunephase.runs import check, families, waves
 from prunephase.store import Store
@@ -109,10 +110,11 @@ def _makespan(tasks: Sequence[float], workers: int) -> float:
 
 def _kind(trial: Trial) -> bytes:
     """What the cost of a level depends on."""
-    recipe = trial.recipe.model_dump(include={"optimizer", "momentum", "weight_decay", "batch_size", "precision"})
-    pruning = trial.pruning.model_dump(exclude={"criterion", "batches", "score_mode", "ladder"})
-    parts = trial.data.model_dump(), trial.model.model_dump(), trial.antidote.model_dump(), recipe, pruning
-    return canonical_json(parts)
+    # Everything but these: what is added later may cost.
+    recipe = trial.recipe.model_dump(exclude={"epochs", "lr", "schedule", "milestones", "factor", "warmup"})
+    pruning = trial.pruning.model_dump(exclude={"criterion", "batches", "score_mode", "ladder", "remask"})
+    model = trial.model.model_dump(exclude={"init"})
+    return canonical_json([trial.data.model_dump(), model, trial.antidote.model_dump(), recipe, pruning])
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,11 @@ def _overhead(bench: Bench, step: float, seen: float) -> float:
     trial, few = bench.trial, _few(bench.clean, bench.trial.recipe.batch_size)
     if trial.pruning.levels == 0:
         return 0.0
-    recipe = trial.recipe.model_copy(update={"epochs": 1, "schedule": "constant", "milestones": ()})
-    pruning = trial.pruning.model_copy(update={"levels": min(2, trial.pruning.levels)})
+    recipe = trial.recipe.model_copy(update={"epochs": 1, "schedule": "constant", "milestones": (), "warmup": 0})
+    pruning = trial.pruning.model_copy(update={"levels": min(2, trial.pruning.levels), "remask": "none"})
     small = trial.model_copy(update={"recipe": recipe, "pruning": pruning, "restart": Restart()})
     here = next(folder for folder in (bench.site.store, *bench.site.store.resolve().parents) if folder.is_dir())
-    with tempfile.TemporaryDirectory(dir=here, prefix=".plan-") as name:
-        place = Path(name)
+    with _scratch(here) as place:
         publish(trial.data, few, place / "data")
         site = replace(bench.site, store=place / "runs", shared=place / "data")
         ends = [event for _, event in descend([Task(small)], site) if isinstance(event, Finished)]
@@ -226,6 +227,19 @@ def _overhead(bench: Bench, step: float, seen: float) -> float:
         raise UserError(ends[0].problem)
     taken = [fact["seconds"] for fact in facts if fact]
     return max(0.0, min(taken, default=0.0) - step - seen * sum(len(split) for split in few.splits.values()))
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder within `folder` for as long as it is needed; what killed plans left there is removed."""
+    scratch = folder / ".plan"
+    disk.sweep(scratch)
+    try:
+        with Store(folder).scratching(disk.scratch_name(scratch, "probe")) as place:
+            yield place
+    finally:
+        with suppress(OSError):  # another plan is being made, or none could be
+            scratch.rmdir()
 
 
 def _startup() -> float:

@@ -24,7 +24,7 @@ CHANNELWISE: frozenset[object] = frozenset(
     | {nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten}
     | {torch.relu, torch.tanh, torch.sigmoid, torch.flatten, torch.add, operator.add, operator.iadd}
     | {functional.relu, functional.gelu, functional.silu, functional.max_pool2d, functional.avg_pool2d}
-    | {functional.adaptive_avg_pool2d, "relu", "relu_", "tanh", "sigmoid", "flatten", "add", "add_"}
+    | {functional.adaptive_avg_pool2d, "relu", "relu_", "tanh", "sigmoid", "flatten", "expand", "add", "add_"}
 )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunephase import streams
 from prunephase.data import Split
+from prunephase.engine.augment import Augmentation
 from prunephase.engine.forward import autocast, guesses, memory_format
 from prunephase.engine.job import Batch, Diverged, Guesses, Job, Moment, Objective, cross_entropy
 from prunephase.engine.optimise import optimiser, rates
@@ -31,28 +32,30 @@ def fit(
     begin: int = 0,
     pause_at: int | None = None,
     lr: float | None = None,
+    black: Tensor | None = None,
 ) -> Iterator[Moment]:
     """Train `network` in place from step `begin` to the end of the schedule, yielding after every epoch.
 
     Pruned weights must be zero on entry and stay zero: their gradients are masked before each step, so neither
     momentum, weight decay nor AdamW's moments ever hold anything for them. The order of an epoch comes from the stream
     (seed, "order", level, epoch), counted from 0, and torch's global draws in a step from (seed, "dropout", level,
-    step), likewise. `lr` overrides the schedule with a constant; at step `pause_at` there is one yield more. To
-    measure, checkpoint or stop, leave the loop: nothing is trained until the next moment is asked for.
+    step), likewise; those of the images' augmentation see Augmentation, with `black` [C] what a black pixel is. `lr`
+    overrides the schedule with a constant; at step `pause_at` there is one yield more. To measure, checkpoint or stop,
+    leave the loop: nothing is trained until the next moment is asked for.
 
     Raises Diverged at the end of an epoch in which a loss was not finite.
     """
     count, steps = len(train), steps_per_epoch(len(train), recipe.batch_size)
     schedule: Sequence[float] = rates(recipe) if lr is None else [lr] * recipe.epochs
     step_of = optimiser(network, recipe)
-    layout = memory_format(network)
+    layout, where = memory_format(network), train.labels.device
+    augment = Augmentation(recipe.augment, black)
     masked = [(network.get_parameter(name), mask.to(torch.get_default_dtype())) for name, mask in masks.items()]
     for epoch in range(begin // steps, recipe.epochs):
         for group in step_of.param_groups:
             group["lr"] = schedule[epoch]
-        order = torch.from_numpy(streams.generator(seed, "order", level, epoch).permutation(count)).to(
-            train.labels.device
-        )
+        order = torch.from_numpy(streams.generator(seed, "order", level, epoch).permutation(count)).to(where)
+        drawn = augment.draws(train.inputs.shape[1:], count, seed, level, epoch).to(where)
         network.train()
         losses = []
         for step in range(max(begin, epoch * steps), (epoch + 1) * steps):
@@ -60,7 +63,8 @@ def fit(
             with seeded(streams.seed(seed, "dropout", level, step)):
                 step_of.zero_grad(set_to_none=True)
                 # index_select, not [chosen]: the same bytes, three times as fast
-                inputs = train.inputs.index_select(0, chosen).contiguous(memory_format=layout)
+                inputs = augment(train.inputs.index_select(0, chosen), drawn.index_select(0, chosen))
+                inputs = inputs.contiguous(memory_format=layout)
                 with autocast(recipe.precision, inputs.device.type):
                     loss = objective(Batch(network, inputs, train.labels[chosen], chosen))
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -100,6 +104,7 @@ class Plain:
                 begin=job.begin,
                 pause_at=job.pause_at,
                 lr=job.lr,
+                black=job.data.black,
             ):
                 yield [moment]
         except Diverged as problem:

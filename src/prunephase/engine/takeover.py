@@ -1,7 +1,9 @@
 """Where the native kernels take over: below the density at which they were measured to be faster on this machine.
 
 Measured once for each kind of network, and kept beside the compiled kernels: the same machine decides the same way
-every time, so equal runs give equal bytes.
+every time, so equal runs give equal bytes. Where both ways are about as fast, a machine that has lost its cache, or
+another one, may decide otherwise: then every draw is the same, but sums are rounded otherwise, and weights differ in
+their last bits. The record of a level names the way that it was trained (`numerics.strategy`).
 """
 
 # N examples, B batch, D inputs of a layer.

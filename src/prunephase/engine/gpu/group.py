@@ -41,16 +41,16 @@ class Group:
         joined = branches(len(members), self.device)
         self.actions = {kind: joined(actions) for kind, actions in kinds.items()}
         begun = [t.detach().clone() for m in members for t in m.nets.state]
-        orders = [m.orders(epoch) for m in members]
+        drawn = [m.draws(epoch) for m in members]
 
         @torch.no_grad()
         def anew() -> None:
             """As if nothing had been trained; NaN where a result belongs."""
             for tensor, value in zip(self._state(), begun, strict=True):
                 tensor.copy_(value)
-            for member, order in zip(members, orders, strict=True):
+            for member, draws in zip(members, drawn, strict=True):
                 member.forget()
-                member.load(order, rate, 0)
+                member.load(draws, rate, 0)
 
         try:
             with seeded(0):

@@ -25,11 +25,12 @@ _DRAWS_OR_ATTENDS = (nn.RReLU, nn.MultiheadAttention)  # live among the activati
 class Nets(Protocol):
     """What a step trains.
 
-    trained: the leaves that the optimiser moves; masks: for some of them, 1 where the weight lives, in the leaf's own
-    layout; state: every tensor that training changes, optimiser aside; layout: how images should lie in memory.
+    trained: the leaves that the optimiser moves, by name; masks: for some of them, 1 where the weight lives, in the
+    leaf's own layout; state: every tensor that training changes, optimiser aside; layout: how images should lie in
+    memory.
     """
 
-    trained: list[Tensor]
+    trained: dict[str, Tensor]
     masks: list[tuple[Tensor, Tensor]]
     state: list[Tensor]
     layout: torch.memory_format
@@ -59,7 +60,7 @@ class One:
         if any(isinstance(module, nn.Conv2d) for module in self.network.modules()):
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.layout = memory_format(self.network)
-        self.trained: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
+        self.trained: dict[str, Tensor] = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         weights = [(self.network.get_parameter(name), mask) for name, mask in job.masks.items()]
         self.masks: list[tuple[Tensor, Tensor]] = [(weight, _in_layout(mask, weight)) for weight, mask in weights]
         self.state = [*self.network.parameters(), *self.network.buffers()]
@@ -92,7 +93,7 @@ class Stack:
         self.buffers = _stacked([dict(network.named_buffers()) for network in self.networks])
         for name, weight in self.networks[0].named_parameters():
             self.weights[name].requires_grad_(weight.requires_grad)
-        self.trained = [weight for weight in self.weights.values() if weight.requires_grad]
+        self.trained = {name: weight for name, weight in self.weights.items() if weight.requires_grad}
         self.state = [*self.weights.values(), *self.buffers.values()]
         masks = [{id(job.network.get_parameter(name)): mask for name, mask in job.masks.items()} for job in jobs]
         self.masks = []

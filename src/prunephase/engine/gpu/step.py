@@ -1,29 +1,39 @@
 """One training step, and one evaluation, between tensors that stay where they are: what a CUDA graph can capture."""
 
-# J networks, N examples, B batch, K classes, S steps of an epoch.
+# J networks, N examples, B batch, K classes, S steps of an epoch, D numbers drawn for an image.
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from prunephase import streams
+from prunephase.engine.augment import Augmentation
 from prunephase.engine.forward import autocast
 from prunephase.engine.gpu.nets import Nets
 from prunephase.engine.job import Guesses, Job
+from prunephase.engine.optimise import groups
 from prunephase.trial import Recipe, steps_per_epoch
 
 CHUNK = 2500  # examples evaluated at once
 
 
+class Draws(NamedTuple):
+    """What is drawn for an epoch, on the CPU. orders: [J, N]; changes: [J, N, D], of the images, see Augmentation."""
+
+    orders: Tensor
+    changes: Tensor
+
+
 class Step:
     """The step of one or several networks. The host only says "again": it neither gives nor takes a number.
 
-    The orders of an epoch lie on the device, `place` counts its steps there, and the losses stay there until the epoch
+    The draws of an epoch lie on the device, `place` counts its steps there, and the losses stay there until the epoch
     is over.
     """
 
@@ -34,7 +44,8 @@ class Step:
         self.device = data.train.labels.device
         self.inputs, self.labels = data.train.inputs, torch.stack([job.data.train.labels for job in jobs])
         self.steps, self.whole = steps_per_epoch(count, batch), count // batch
-        self.order = torch.zeros(len(jobs), count, dtype=torch.int64, device=self.device)
+        self.augment = Augmentation(self.recipe.augment, data.black)
+        self.order, self.changes = (torch.zeros_like(drawn, device=self.device) for drawn in self.draws(0))
         self.place = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.rate = torch.tensor(self.recipe.lr, dtype=torch.float32, device=self.device)
         self.trace = torch.zeros(len(jobs), self.steps, device=self.device)
@@ -46,18 +57,20 @@ class Step:
         self.guess = {name: torch.zeros_like(labels) for name, labels in self.asked.items()}
         self.loss = torch.zeros(len(jobs), len(self.shown), dtype=torch.float64, device=self.device)
 
-    def load(self, orders: Tensor, rate: float, first: int) -> None:
-        """Begin an epoch: its orders [J, N], its learning rate, and the first of its steps to be trained."""
+    def load(self, draws: Draws, rate: float, first: int) -> None:
+        """Begin an epoch: its draws, its learning rate, and the first of its steps to be trained."""
         self.nets.mode(training=True)
-        self.order.copy_(orders)
+        self.order.copy_(draws.orders)
+        self.changes.copy_(draws.changes)
         self.rate.fill_(rate)
         self.place.fill_(first)
 
-    def orders(self, epoch: int) -> Tensor:
-        """[J, N], on the CPU."""
-        count = self.order.shape[1]
-        drawn = [streams.generator(job.seed, "order", job.level, epoch).permutation(count) for job in self.jobs]
-        return torch.stack([torch.from_numpy(order) for order in drawn])
+    def draws(self, epoch: int) -> Draws:
+        """Those of an epoch, counted from 0."""
+        count, shape = len(self.jobs[0].data.train), tuple(self.inputs.shape[1:])
+        orders = [streams.generator(job.seed, "order", job.level, epoch).permutation(count) for job in self.jobs]
+        changes = [self.augment.draws(shape, count, job.seed, job.level, epoch) for job in self.jobs]
+        return Draws(torch.stack([torch.from_numpy(order) for order in orders]), torch.stack(changes))
 
     def full(self) -> None:
         """Train on the batch at `place`, and move on."""
@@ -72,7 +85,9 @@ class Step:
     def _train(self, chosen: Tensor) -> None:
         """chosen: [J, B] places of examples."""
         self.optimiser.zero_grad(set_to_none=True)
-        drawn = self.inputs.index_select(0, chosen.flatten()).contiguous(memory_format=self.nets.layout)
+        changes = self.changes.take_along_dim(chosen.unsqueeze(2), 1).flatten(0, 1)
+        drawn = self.augment(self.inputs.index_select(0, chosen.flatten()), changes)
+        drawn = drawn.contiguous(memory_format=self.nets.layout)
         inputs, labels = drawn.view(*chosen.shape, *drawn.shape[1:]), self.labels.gather(1, chosen)
         with autocast(self.recipe.precision, self.device.type):
             losses = self.nets.losses(inputs, labels, chosen)
@@ -123,8 +138,9 @@ class Step:
         self.loss.fill_(math.nan)
 
 
-def _optimiser(trained: Sequence[Tensor], recipe: Recipe, rate: Tensor) -> torch.optim.Optimizer:
+def _optimiser(trained: Mapping[str, Tensor], recipe: Recipe, rate: Tensor) -> torch.optim.Optimizer:
     """That of `optimise.optimiser`, in one kernel, with its learning rate on the device."""
+    parameters = groups(trained, recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=True)
-    return torch.optim.SGD(trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+        return torch.optim.AdamW(parameters, lr=rate, fused=True, capturable=True)
+    return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, fused=True)

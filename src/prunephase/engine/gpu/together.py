@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from prunephase.engine.gpu.capture import Capture, Graphs, uncaptured
 from prunephase.engine.gpu.group import Group, Unfit
@@ -31,6 +32,8 @@ def team(jobs: Sequence[Job], capture: Capture | None = None) -> Team:
     a CUDA graph where the device is a GPU.
     """
     device, count = jobs[0].data.train.labels.device, len(jobs)
+    if not isinstance(jobs[0].data.train.inputs, Tensor):
+        return InTurn(jobs, ["inputs are read from the disk as they are needed"])
     if capture is None:
         capture = Graphs(device) if device.type == "cuda" else uncaptured
     how = "" if capture is uncaptured else ", captured"
@@ -78,12 +81,12 @@ class Together:
         """See Team."""
         job, diverged = self.job, dict[int, Diverged]()
         epochs = range(job.begin // self.steps, job.recipe.epochs)
-        orders = [member.orders(epochs.start) for member in self.members]
+        drawn = [member.draws(epochs.start) for member in self.members]
         for epoch in epochs:
             start, rate = epoch * self.steps, self.rates[epoch]
             first = max(job.begin - start, 0)
-            for member, order in zip(self.members, orders, strict=True):
-                member.load(order, rate, first)
+            for member, draws in zip(self.members, drawn, strict=True):
+                member.load(draws, rate, first)
             pause = first if job.pause_at is None else job.pause_at - start
             if first < pause <= self.steps:
                 self._train(start, range(first, pause))
@@ -94,7 +97,7 @@ class Together:
                 pause = first
             self._train(start, range(pause, self.steps))
             self._publish()
-            orders = [member.orders(epoch + 1) for member in self.members]  # while the device works
+            drawn = [member.draws(epoch + 1) for member in self.members]  # while the device works
             losses = torch.cat([member.trace[:, first:] for member in self.members]).tolist()
             answers: list[Answer] = []
             for place, trace in enumerate(losses):
@@ -117,7 +120,7 @@ class Together:
         """What a step of all jobs takes, from a short measurement. The networks are trained by it: give it copies."""
         steps = range(min(self.steps, 50))
         for member in self.members:
-            member.load(member.order, self.rates[0], 0)
+            member.load(member.draws(0), self.rates[0], 0)
         self._train(0, steps[:1])
         self._wait()
         begun = time.perf_counter()

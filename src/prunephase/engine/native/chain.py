@@ -78,7 +78,7 @@ class Chain:
     def fits(job: Job) -> bool:
         """Whether this is the network, the data and the recipe that the kernels train as the plain loop would."""
         layers = linears(job.network)
-        if layers is None or job.objective is not cross_entropy:
+        if layers is None or job.objective is not cross_entropy or job.recipe.augment or job.recipe.decay_by:
             return False
         chained, splits = list(layers.values()), list(job.data.splits.values())
         parameters = [p for linear in chained for p in linear.parameters()]
@@ -187,6 +187,8 @@ def _ordinary(p: Tensor) -> bool:
 def _readable(split: Split, network: nn.Module, chained: Sequence[nn.Linear]) -> bool:
     """Whether the kernels can read the examples, and torch would take them."""
     inputs, labels = split.inputs, split.labels
+    if not isinstance(inputs, Tensor):  # read from the disk as they are needed
+        return False
     values = (inputs,) if split.codes is None else (split.codes.values, split.codes.scale, split.codes.shift)
     kinds = (torch.float32,) if split.codes is None else (torch.uint8, torch.float32, torch.float32)
     return (
