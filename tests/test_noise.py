@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,30 @@ def test_per_sample_counts_vary_as_a_binomial_does_and_exact_ones_do_not(kind: s
     assert abs(np.mean(counts["per-sample"]) - 600) < 9  # standard error 2.05
 
 
+@pytest.mark.parametrize("kind", RATED)
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.333, 1.0])
+def test_first_selects_the_first_eligible_examples_in_the_order_of_the_split(kind: str, rate: float) -> None:
+    labels = np.random.default_rng(0).permutation(BALANCED)
+    mapped = [int(c) for c in spec(kind, rate).map or range(10)]
+    eligible = np.flatnonzero(np.isin(labels, mapped))
+    for seed in (0, 1):
+        train = noisy(labels, spec(kind, rate, "first"), seed=seed)[0].train
+        assert np.flatnonzero(train.permuted).tolist() == eligible[: round(rate * len(eligible))].tolist()
+
+
+def test_first_with_a_wrong_class_is_the_noise_of_dsd2s_code() -> None:
+    """papers.md 2.1 item 2: `for i in range(int(eps * N)): while label == truth: label = draw()`."""
+    data = dataset(BALANCED, 10, BALANCED[:100])
+    (one, card), (two, _) = (corrupt(data, spec("symmetric-flip", 0.1, "first"), source="npz", seed=s) for s in (0, 1))
+    assert card.flipped == [*range(1000), *range(10_000, 10_010)]  # those held out are corrupted apart
+    assert card.count == "first"
+    assert card.train.realised == 0.1
+    assert not torch.equal(one.train.labels, two.train.labels)
+    by_label = np.bincount((one.train.labels - one.train.truth)[:1000].numpy() % 10, minlength=10)
+    assert by_label[0] == 0
+    assert stats.chisquare(by_label[1:]).pvalue > 1e-3
+
+
 def expected(kind: str, rate: float, classes: int) -> np.ndarray:
     keep = np.eye(classes) * (1 - rate)
     if kind == "uniform-relabel":
@@ -87,7 +112,8 @@ def expected(kind: str, rate: float, classes: int) -> np.ndarray:
         return keep + rate / (classes - 1) * (1 - np.eye(classes))
     if kind == "pairflip":
         return keep + rate * np.roll(np.eye(classes), 1, axis=1)
-    to = {int(c): t for c, t in (spec(kind, rate, classes=classes).map or {}).items()}
+    pairs = spec(kind, rate, classes=classes).map
+    to = {int(c): t for c, t in pairs.items()} if isinstance(pairs, dict) else {}
     return np.array(
         [np.eye(classes)[c] if c not in to else keep[c] + rate * np.eye(classes)[to[c]] for c in range(classes)]
     )
@@ -116,7 +142,7 @@ def test_uniform_relabel_realises_its_rate_times_one_minus_one_in_k() -> None:
 
 
 @pytest.mark.parametrize("kind", RATED)
-@pytest.mark.parametrize("count", ["exact", "per-sample"])
+@pytest.mark.parametrize("count", ["exact", "per-sample", "first"])
 def test_patterns_of_one_seed_nest_across_rates_with_their_labels(kind: str, count: str) -> None:
     splits = [noisy(BALANCED, spec(kind, rate, count))[0].train for rate in (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)]
     for lower, higher in pairwise(splits):
@@ -253,6 +279,63 @@ def test_maps_that_do_not_fit_are_named(to: dict[str, int] | None, said: str) ->
     assert "\n" not in str(e.value)
 
 
+# The superclass of each of CIFAR-100's fine classes, as its binary files give them.
+COARSE = np.array(
+    [4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1, 10,
+     12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16,
+     12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14,
+     13]
+)  # fmt: skip
+HUNDRED = np.arange(10_000) % 100
+
+
+def moves(source: str, classes: int, to: str | None = None) -> np.ndarray:
+    """The class that each class becomes at rate 1."""
+    noise = trial.Noise(kind="asymmetric", rate=1.0, map=to)  # type: ignore[arg-type]
+    return corrupt(dataset(np.arange(classes), classes), noise, source=source, seed=0)[0].train.labels.numpy()
+
+
+def test_cifar100_goes_to_the_next_class_of_its_true_superclass_cyclically() -> None:
+    to = moves("cifar100", 100)
+    assert (COARSE[to] == COARSE).all()
+    for group in range(20):
+        members = np.flatnonzero(group == COARSE)
+        assert to[members].tolist() == np.roll(members, -1).tolist()
+
+
+def test_trap_20_block5_is_the_map_of_he_et_als_code_and_not_that_of_the_superclasses() -> None:
+    to = moves("cifar100", 100, "block5")
+    assert to.tolist() == [5 * k + (i + 1) % 5 for k in range(20) for i in range(5)]
+    assert np.mean(COARSE[to] == COARSE) < 0.1
+    assert moves("npz", 5, "block5").tolist() == [1, 2, 3, 4, 0]
+    with pytest.raises(UserError, match="block5': 12 classes are not blocks of five"):
+        moves("npz", 12, "block5")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "to", "wrong"),
+    [("cifar10", "asymmetric", None, 0.5), ("mnist", "asymmetric", None, 0.4), ("cifar100", "asymmetric", None, 1.0),
+     ("cifar100", "asymmetric", "block5", 1.0), ("cifar100", "pairflip", None, 1.0), ("cifar10", "pairflip", None, 1.0),
+     ("cifar10", "symmetric-flip", None, 1.0)],
+)  # fmt: skip
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+@pytest.mark.parametrize("count", ["exact", "first"])
+def test_on_balanced_labels_the_papers_noise_corrupts_its_nominal_share_of_the_eligible(
+    source: str, kind: str, to: Any, wrong: float, rate: float, count: Any
+) -> None:
+    labels, classes = (HUNDRED, 100) if source == "cifar100" else (BALANCED, 10)
+    noise = trial.Noise(kind=kind, rate=rate, count=count, map=to)
+    _, card = corrupt(dataset(labels, classes), noise, source=source, seed=0)
+    assert card.train.realised == pytest.approx(wrong * rate, abs=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(10, BALANCED), (100, HUNDRED)])
+def test_uniform_relabel_corrupts_one_in_k_less_than_its_rate(classes: int, labels: np.ndarray) -> None:
+    shares = [noisy(labels, spec("uniform-relabel", 0.4), classes, s)[1].train.realised for s in range(20)]
+    error = np.sqrt(0.4 / classes * (1 - 1 / classes) / 10_000 / 20)
+    assert np.mean(shares) == pytest.approx(0.4 * (1 - 1 / classes), abs=4 * error)
+
+
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 GIVEN = np.array([0, 1, 1, 0, 1, 2, 2, 1])
 
@@ -311,8 +394,8 @@ def test_files_of_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
     fails("is not an npz archive")
     (tmp_path / "a.txt").write_text("cat\ndog\n")
     fails("is not a txt file of labels", tmp_path / "a.txt")
-    (tmp_path / "a.pt").write_text("x")
-    fails("'.pt' is no file of labels", tmp_path / "a.pt")
+    (tmp_path / "a.pkl").write_text("x")
+    fails("'.pkl' is no file of labels", tmp_path / "a.pkl")
 
 
 @pytest.fixture
@@ -357,10 +440,44 @@ def test_a_fifth_of_mnist_relabelled_makes_eighteen_percent_wrong() -> None:
     assert card.train.realised == pytest.approx(0.18, abs=0.002)  # standard error 0.0005
 
 
-def test_the_human_labels_of_cifar10n_are_as_wrong_as_published() -> None:
-    path = Path(os.environ.get("PRUNEPHASE_DATA", SHARED)) / "cifar10n.npz"
-    if not path.is_file():
+SETS = {
+    "aggre_label": 0.0901,
+    "random_label1": 0.1723,
+    "random_label2": 0.1812,
+    "random_label3": 0.1764,
+    "worse_label": 0.4021,
+}
+
+
+@pytest.mark.parametrize(("key", "rate"), SETS.items())
+def test_the_human_labels_of_cifar10n_are_found_by_name_and_as_wrong_as_published(key: str, rate: float) -> None:
+    folder = Path(os.environ.get("PRUNEPHASE_DATA", SHARED))
+    if not (folder / "cifar10n.npz").is_file():
         pytest.skip("needs cifar10n.npz: name its folder with PRUNEPHASE_DATA")
-    data = dataset(np.load(path)["clean_label"], 10)
-    for key, rate in {"aggre_label": 0.0901, "worse_label": 0.4021, "random_label1": 0.1723}.items():
-        assert human(path, key, data)[1].train.realised == pytest.approx(rate, abs=5e-5)
+    data = dataset(np.load(folder / "cifar10n.npz")["clean_label"], 10)
+    _, card = corrupt(data, trial.Noise(kind="human", key=key), source="cifar10", seed=0, home=folder)
+    assert card.train.realised == pytest.approx(rate, abs=5e-5)
+    assert (card.kind, card.count, card.nominal, card.seed) == ("human", None, None, None)
+
+
+@pytest.mark.parametrize(("source", "name"), [("cifar10", "cifar10n.npz"), ("cifar100", "cifar100n.npz")])
+def test_human_labels_without_a_path_are_those_of_cifar_n_in_the_data_folder(
+    source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, noise = dataset(LABELS[:5], 3, LABELS[5:]), trial.Noise(kind="human", key="worse_label")
+    np.savez(tmp_path / name, worse_label=GIVEN, clean_label=LABELS)
+    assert corrupt(data, noise, source=source, seed=0, home=tmp_path)[1].flipped == [2, 6]
+    monkeypatch.setenv("PRUNEPHASE_DATA", str(tmp_path))
+    assert corrupt(data, noise, source=source, seed=0)[1].flipped == [2, 6]
+
+    def fails(said: str, of: str, key: str) -> None:
+        with pytest.raises(UserError, match=said) as e:
+            corrupt(data, trial.Noise(kind="human", key=key), source=of, seed=0)
+        assert "\n" not in str(e.value)
+
+    fails("holds no 'worst_label'; did you mean 'worse_label'", source, "worst_label")
+    fails("noise.kind = 'human': data.source = 'digits' has no human labels", "digits", "worse_label")
+    np.savez(tmp_path / name, worse_label=GIVEN, clean_label=GIVEN)
+    fails("clean_label differs from the data at index 2", source, "worse_label")
+    (tmp_path / name).unlink()
+    fails("noise.kind = 'human': .*noisylabels.com.*noise.path", source, "worse_label")

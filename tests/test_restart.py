@@ -178,18 +178,20 @@ def test_scratch_draws_new_weights_for_every_level_and_runs_the_full_schedule(la
     assert len({tensors.digest(s) for s in starts}) == LEVELS + 1
 
 
-@pytest.mark.parametrize(("start_at", "step"), [("start", 0), ("rewind", 3)])
+@pytest.mark.parametrize(("start_at", "step"), [("start", 0), ("rewind", 5)])
 def test_traps_30_and_31_re_init_takes_the_masks_of_the_rewind_ladder_and_says_where_it_begins(
     ladders: Any, start_at: str, step: int
 ) -> None:
-    t = trial(mode="re-init", to="3it", start_at=start_at)
-    ladder, source = ladders(t), ladders(trial(to="3it"))
+    t = trial(mode="re-init", to="5it", start_at=start_at)
+    ladder, source = ladders(t), ladders(trial(to="5it"))
     fresh = dict(models.build(t.model, (1, 8, 8), 10, 0, "re-init", plugins={"test_restart"}).state_dict())
     for level in range(1, LEVELS + 1):
         assert tensors.pack_masks(ladder.masks(level)) == tensors.pack_masks(source.masks(level))
         assert ladder.begins_with(level, fresh)
         assert ladder.step(level) == step
         assert str(step) in ladder.records[level].body["start"]["from"]
+        assert ladder.column(level, "epoch") == [1, 2][step // STEPS :]
+        assert ladder.column(level, "lr") == pytest.approx([0.1, 0.01][step // STEPS :])
     assert not same(fresh, source.dense("initial"))
 
 

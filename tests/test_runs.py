@@ -15,8 +15,9 @@ import pytest
 from campaign import tree
 from prunephase import cli, runs, study
 from prunephase.errors import Exit
-from prunephase.store import Store
+from prunephase.store import Record, Store
 from prunephase.tensors import unpack_masks
+from prunephase.trial import Trial
 
 Files = Callable[..., Path]
 
@@ -70,6 +71,47 @@ def test_a_spent_budget_keeps_what_was_finished(tiny: dict[str, Any], tmp_path: 
     outcome = runs.train(study.parse(tiny), tmp_path / "runs", workers=1, seconds=1e-9)
     assert (outcome.code, outcome.out_of_time) == (Exit.PARTIAL, True)
     assert trained(tiny, tmp_path / "runs") > 0
+
+
+def test_with_a_spent_budget_a_finished_study_is_looked_through_once(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = study.parse({**tiny, "seeds": [0, 1, 2]})
+    assert runs.train(chosen, tmp_path / "runs", workers=1).code == 0
+    looks: list[str] = []
+    levels = Store.levels
+
+    def counted(self: Store, trial: Trial) -> list[Record]:
+        looks.append(trial.digest())
+        return levels(self, trial)
+
+    monkeypatch.setattr(Store, "levels", counted)
+    outcome = runs.train(chosen, tmp_path / "runs", workers=1, seconds=1e-9)
+    assert (outcome.code, outcome.out_of_time) == (0, False)
+    assert {looks.count(trial.digest()) for trial in chosen.trials} == {2}  # for the order, and for the budget
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_spent_budget_ends_a_study_whichever_trial_lacks_a_level(
+    place: int, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    chosen = study.parse({**tiny, "seeds": [0, 1, 2]})
+    assert runs.train(chosen, tmp_path / "runs", workers=1).code == 0
+    store, trial = Store(tmp_path / "runs"), chosen.trials[place]
+    store.set_aside(trial.digest(), 3)
+    assert runs.train(chosen, tmp_path / "runs", workers=1, seconds=1e-9).out_of_time
+    assert store.missing(trial) == 1
+
+
+def test_a_spent_budget_makes_nothing_anew_that_was_found_damaged(tiny: dict[str, Any], tmp_path: Path) -> None:
+    chosen = study.parse({**tiny, "seeds": [0, 1]})
+    assert runs.train(chosen, tmp_path / "runs", workers=1).code == 0
+    store, events = Store(tmp_path / "runs"), list[Any]()
+    last = max(chosen.trials, key=runs.order(chosen.trials, store))
+    store._blob_path(store.levels(last)[3].body["blobs"]["weights"]).write_bytes(b"")
+    observe = lambda _trial, event: events.append(event)  # noqa: E731
+    assert runs.train(chosen, tmp_path / "runs", workers=1, seconds=1e-9, observe=observe).out_of_time
+    assert not [event for event in events if getattr(event, "cached", True) is False]
 
 
 def test_what_builds_on_a_failed_ladder_fails_with_it(

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from prunephase import disk, execute, table
 from prunephase.errors import Exit, IncompatibleError, LockedError, StorageError, UserError
-from prunephase.events import Event, Note
+from prunephase.events import EpochDone, Event, Note
 from prunephase.store import Store
-from prunephase.study import Study
+from prunephase.study import Study, family
 from prunephase.task import Finished, Task
-from prunephase.trial import Data, Trial, canonical_json
+from prunephase.trial import Data, Trial
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,6 +119,7 @@ def train(
         while loaded:
             with disk.refusals(folder):
                 data.publish(*loaded.pop(), folder)
+        unseen = list(study.trials)
         for wave in waves(study.trials):
             todo = []
             for trial in wave:
@@ -141,7 +142,8 @@ def train(
                         observe(task.trial, event)
                     if Exit.STORAGE in outcome.codes:
                         return outcome
-                    if deadline is not None and time.monotonic() > deadline and any(map(place.missing, study.trials)):
+                    late = deadline is not None and time.monotonic() > deadline
+                    if late and (isinstance(event, EpochDone) or _unfinished(unseen, place)):
                         outcome.out_of_time = True
                         return outcome
     return outcome
@@ -178,9 +180,9 @@ def default_workers(device: str) -> int:
 def families(trials: Sequence[Trial]) -> dict[str, int]:
     """By digest: how many trials before this one train the very same dense level, which is then trained once."""
     ranks: dict[str, int] = {}
-    seen: dict[bytes, int] = {}
+    seen: dict[tuple[bytes, str], int] = {}
     for trial in trials:
-        dense = canonical_json([trial.dense(), trial.restart.to])
+        dense = family(trial), trial.restart.to  # the same start, kept at the same step to rewind to
         ranks[trial.digest()] = seen.get(dense, 0)
         seen[dense] = ranks[trial.digest()] + 1
     return ranks
@@ -229,6 +231,13 @@ def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
             first[trial.digest()] = trial
     second = [t for t in trials if t.source_trial() is not None]
     return [list(first.values()), second] if second else [list(first.values())]
+
+
+def _unfinished(unseen: list[Trial], store: Store) -> bool:
+    """Whether a trial of `unseen` still lacks a level. Finished ones are taken off it: nobody looks at them twice."""
+    while unseen and not store.missing(unseen[-1]):
+        unseen.pop()
+    return bool(unseen)
 
 
 def _note_end(store: Store, trial: Trial, event: Finished, outcome: Outcome) -> None:

@@ -65,8 +65,14 @@ def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[d
     """Survivors at each level 0..levels: one entry per layer, or one "" for all where the scope is global.
 
     sizes: {name: number of weights}. `ignored` weights, never pruned, count only with `spec.count_ignored` (as in the
-    code of He et al. 2022). Raises UserError where the ladder is longer than the weights last.
+    code of He et al. 2022). Raises UserError where the ladder is longer than the weights last, or re-masking would
+    break the counts of the layers.
     """
+    if spec.scope == "layer" and spec.remask in ("global", "even"):
+        raise UserError(
+            f"pruning.remask = '{spec.remask}': with scope = 'layer' every layer keeps its own count; use remask = "
+            "'layer', or scope = 'global'"
+        )
     groups = {"": sum(sizes.values())} if spec.scope == "global" else dict(sizes)
     extra = ignored if spec.count_ignored and spec.scope == "global" else 0
     counts = {name: remaining_weights(size, spec.fraction, spec.levels, extra) for name, size in groups.items()}
