@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
@@ -16,18 +16,24 @@ from prunephase.reports.words import percent, seeds, sparse, spread
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [12, 3], [2, 4], [6, 2, 2, 2, 2, 2])
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-NUMBERED = 12  # classes, above which a matrix shows no numbers
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `raw`: single seeds as (seed, x, value); `paint`: a colour by name, else by its place."""
+    """One line of a chart; `raw`: single seeds as (seed, x, value); `paint`: a colour by name, else that of its place.
+
+    place: among colours, shapes and dashes, else that among the lines; note: said in the place of the spread; joined:
+    the points are neighbours, so that a line between them is no invention.
+    """
 
     name: str
     points: Sequence[At]
     raw: Sequence[tuple[int, float, float]] = ()
     band: bool = True
     paint: str | None = None
+    place: int | None = None
+    note: str | None = None
+    joined: bool = True
 
 
 def line(
@@ -58,16 +64,21 @@ def lines(
     above: Sequence[alt.Chart] = (),
     top: int = 8,
     domain: tuple[float, float] | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    span: tuple[float, float] | None = None,
 ) -> alt.LayerChart:
     """Means as lines with points, Student-t intervals as bands, single seeds faint; by level, or by epoch.
 
-    Each line has its own colour, shape and dash. `ladder` None: the x-axis is the epoch.
+    Each line has its own colour, shape and dash. `ladder` None: the x-axis is the epoch. bounds: what a value can be;
+    domain, span: what the axes of values and of levels show, else what there is.
     """
     names = [each.name for each in drawn]
-    rows = [_row(each, at, ladder) for each in drawn for at in each.points]
+    rows = [_row(each, at, ladder, bounds) for each in drawn for at in each.points]
     colour, dash, shape = _keys(drawn, names, paint, pointed=ladder is not None)
-    scale = _range(rows) if domain is None else alt.Scale(domain=list(domain), nice=False)
-    x = alt.X("x:Q", axis=_axis(ladder), scale=alt.Scale(nice=False, zero=False, padding=8))
+    low, high = domain or limits(drawn, bounds)
+    scale = alt.Scale(domain=[low, high], nice=False)
+    across = alt.Undefined if span is None else list(span)
+    x = alt.X("x:Q", axis=axis(ladder), scale=alt.Scale(nice=False, zero=False, padding=8, domain=across))
     y = alt.Y("mean:Q", title=title, axis=alt.Axis(format=".0%"), scale=scale)
     base = alt.Chart()  # the rows stand once, above all layers
     layers: list[alt.Chart] = list(below)
@@ -80,7 +91,8 @@ def lines(
     if single:
         faint = alt.Chart(alt.Data(values=single)).mark_line(opacity=0.28, strokeWidth=1, aria=False)
         layers.append(faint.encode(x=x, y=y, color=colour, detail="seed:N"))
-    layers.append(base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, strokeDash=dash))
+    joined = base if all(each.joined for each in drawn) else base.transform_filter("datum.joined !== false")
+    layers.append(joined.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, strokeDash=dash))
     tooltip = [alt.Tooltip(f"{key}:N", title=text) for key, text in _tips(ladder)]
     if ladder:
         points = base.mark_point(size=46, filled=True, opacity=1)
@@ -97,18 +109,28 @@ def lines(
 
 
 def curve_chart(
-    found: Sequence[Series], ladder: Ladder, paint: Mapping[str, str], *, description: str, height: int = 380
+    found: Sequence[Series],
+    ladder: Ladder,
+    paint: Mapping[str, str],
+    *,
+    description: str,
+    height: int = 380,
+    beneath: Sequence[Line] = (),
 ) -> alt.LayerChart:
-    """The main curve: accuracy against level, with dip and peak ringed.
+    """The main curve: accuracy against level, with dip and peak ringed. `beneath`: lines drawn before ours.
 
     One curve: test accuracy of the last epoch, of the epoch chosen on validation, and train accuracy, with the phases
     shaded. Several: the test accuracy of each.
     """
     if len(found) > 1:
         rings = [ring for i, one in enumerate(found) for ring in extrema(one, ladder, paint, f"s{i % 8}", named=False)]
-        drawn = [line(one.label, one, "test_accuracy", ladder) for one in found]
+        ours = [replace(line(one.label, one, "test_accuracy", ladder), place=i) for i, one in enumerate(found)]
         return lines(
-            drawn, ladder, paint, description=description, title="test accuracy, last epoch", height=height, above=rings
+            *([*beneath, *ours], ladder, paint),
+            description=description,
+            title="test accuracy, last epoch",
+            height=height,
+            above=rings,
         )
     one = found[0]
     drawn = [
@@ -117,7 +139,7 @@ def curve_chart(
         line("test, epoch chosen on validation", one, "test_accuracy_at_best", ladder, band=False),
     ]
     return lines(
-        [each for each in drawn if each.points],
+        [*beneath, *(replace(each, place=i) for i, each in enumerate(drawn) if each.points)],
         ladder,
         paint,
         description=description,
@@ -128,50 +150,14 @@ def curve_chart(
     )
 
 
-def matrix_chart(
-    matrix: Sequence[Sequence[float | None]], paint: Mapping[str, str], *, description: str
-) -> alt.LayerChart:
-    """Transition matrix [K, K] as a heat map: row true class, column given label. Opacity is the share."""
-    rows = [
-        {
-            "true": i,
-            "given": j,
-            "share": share,
-            "text": percent(share),
-            "says": f"true {i}, given {j}: {percent(share)}",
-        }
-        for i, row in enumerate(matrix)
-        for j, share in enumerate(row)
-        if share is not None
-    ]
-    numbered = len(matrix) <= NUMBERED
-    top = alt.Axis(orient="top", labelAngle=0, grid=False, labelOverlap=True)
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("given:O", title="label given", axis=top),
-        y=alt.Y("true:O", title="true class", axis=alt.Axis(grid=False, labelOverlap=True)),
-    )
-    # the square root lifts the few per cent off the diagonal, which are the noise
-    opacity = alt.Opacity("share:Q", scale=alt.Scale(type="sqrt", domain=[0, 1], range=[0.02, 0.75]), legend=None)
-    cells = base.mark_rect(fill=paint["s0"], stroke=paint["paper"], aria=numbered).encode(
-        opacity=opacity,
-        description="says:N",
-        tooltip=[
-            alt.Tooltip("true:N", title="true class"),
-            alt.Tooltip("given:N"),
-            alt.Tooltip("text:N", title="share"),
-        ],
-    )
-    layers = [cells]
-    if numbered:
-        text = base.transform_filter("datum.share > 0").mark_text(fontSize=11, color=paint["ink"], aria=False)
-        layers.append(text.encode(text=alt.Text("share:Q", format=".2f")))
-    side = max(160, min(30 * len(matrix), 420))
-    return alt.layer(*layers).properties(width="container", height=side, description=description)
+def rule(at: float, paint: Mapping[str, str]) -> alt.Chart:
+    """A level line across a chart."""
+    return alt.Chart(alt.Data(values=[{"mean": at}])).mark_rule(color=paint["faint"], aria=False).encode(y="mean:Q")
 
 
 def spec(chart: alt.LayerChart, paint: Mapping[str, str]) -> dict[str, Any]:
     """The chart as a Vega-Lite specification in one set of colours."""
-    axis = {
+    looks = {
         "labelColor": paint["faint"],
         "titleColor": paint["faint"],
         "gridColor": paint["grid"],
@@ -185,8 +171,13 @@ def spec(chart: alt.LayerChart, paint: Mapping[str, str]) -> dict[str, Any]:
         font=FONT,
         background=paint["paper"],
         view={"stroke": None},
-        axis=axis,
-        legend={"labelColor": paint["ink"], "labelFontSize": 12},
+        axis=looks,
+        legend={
+            "labelColor": paint["ink"],
+            "labelFontSize": 12,
+            "titleColor": paint["ink"],
+            "titleFontWeight": "normal",
+        },
         autosize={"type": "fit-x", "contains": "padding"},
     ).to_dict(validate=False)  # the tests do: it would double the time of a page
     return made
@@ -195,8 +186,10 @@ def spec(chart: alt.LayerChart, paint: Mapping[str, str]) -> dict[str, Any]:
 def _keys(
     drawn: Sequence[Line], names: Sequence[str], paint: Mapping[str, str], pointed: bool
 ) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]:
+    places = [i if each.place is None else each.place for i, each in enumerate(drawn)]
+
     def scale(values: Sequence[Any]) -> alt.Scale:
-        return alt.Scale(domain=list(names), range=[values[i % len(values)] for i in range(len(names))])
+        return alt.Scale(domain=list(names), range=[values[place % len(values)] for place in places])
 
     each = max(map(len, names), default=0) * 7 + 40
     columns = min(len(names), 4) or 1
@@ -211,7 +204,7 @@ def _keys(
         symbolStrokeWidth=0 if pointed else 2,
         symbolOpacity=1,
     )
-    colours = [paint[each.paint or f"s{i % len(SHAPES)}"] for i, each in enumerate(drawn)]
+    colours = [paint[each.paint or f"s{place % len(SHAPES)}"] for place, each in zip(places, drawn, strict=True)]
     return (
         alt.Color("series:N", scale=alt.Scale(domain=list(names), range=colours), legend=legend),
         alt.StrokeDash("series:N", scale=scale(DASHES), legend=legend),
@@ -219,41 +212,44 @@ def _keys(
     )
 
 
-def _range(rows: Sequence[Mapping[str, Any]]) -> alt.Scale:
+def limits(drawn: Sequence[Line], bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
     """Room for the means and, as far as it is no more than a tenth, for their intervals: those of two seeds would
     flatten every curve."""
-    if not rows:
-        return alt.Scale(domain=[0, 1])
-    means = [row["mean"] for row in rows]
+    means = [at.mean for each in drawn for at in each.points]
+    if not means:
+        return bounds
     low, high = min(means), max(means)
     slack = max(0.02, 0.1 * (high - low))
-    lows = [row["low"] for row in rows if row["low"] is not None]
-    highs = [row["high"] for row in rows if row["high"] is not None]
+    wide = [at.interval for each in drawn if each.band for at in each.points if at.interval is not None]
+    lows, highs = [interval[0] for interval in wide], [interval[1] for interval in wide]
     bottom = max(min([low, *lows]), low - slack) - 0.01
-    return alt.Scale(domain=[max(0.0, bottom), min(1.0, min(max([high, *highs]), high + slack) + 0.01)], nice=False)
+    return max(bounds[0], bottom), min(bounds[1], min(max([high, *highs]), high + slack) + 0.01)
 
 
-def _row(drawn: Line, at: At, ladder: Ladder | None) -> dict[str, Any]:
+def _row(drawn: Line, at: At, ladder: Ladder | None, bounds: tuple[float, float]) -> dict[str, Any]:
     where = f"level {at.level}, {sparse(at.sparsity)} sparse" if ladder else f"epoch {at.level}"
     low, high = (at.interval if drawn.band else None) or (None, None)
     row = {
         "series": drawn.name,
         "x": ladder.x(at.level, at.sparsity) if ladder else at.level,
         "mean": round(at.mean, 6),
-        "low": low if low is None else round(max(low, 0.0), 6),
-        "high": high if high is None else round(min(high, 1.0), 6),
+        "low": low if low is None else round(max(low, bounds[0]), 6),
+        "high": high if high is None else round(min(high, bounds[1]), 6),
         "where": where,
         "text": percent(at.mean),
-        "spread": spread(at),
+        "spread": drawn.note or spread(at),
+        **({} if drawn.joined else {"joined": False}),
     }
-    return {**row, "says": f"{drawn.name}, {where}: {percent(at.mean)}, {seeds(at.n)}"} if ladder else row
+    said = f"{drawn.name}, {where}: {percent(at.mean)}, {drawn.note or seeds(at.n)}"
+    return {**row, "says": said} if ladder else row
 
 
 def _tips(ladder: Ladder | None) -> list[tuple[str, str]]:
     return [("series", "curve"), ("where", "at" if ladder else "in"), ("text", "mean"), ("spread", "spread")]
 
 
-def _axis(ladder: Ladder | None) -> alt.Axis:
+def axis(ladder: Ladder | None) -> alt.Axis:
+    """The x-axis: levels with the sparsity of each, or epochs for None."""
     plain = {"grid": False, "labelOverlap": True, "labelFlush": False}
     if ladder is None:
         return alt.Axis(title="epoch", tickMinStep=1, format="d", **plain)

@@ -48,11 +48,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Card:
-    """One figure of the first screen."""
+    """One figure of the first screen. `short`: the note in a few words, for a table."""
 
     name: str
     value: str
     note: str
+    short: str
     oracle: bool = False
 
 

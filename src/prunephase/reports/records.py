@@ -11,6 +11,8 @@ from typing import Any
 import polars as pl
 
 from prunephase.reports import charts
+from prunephase.reports.matrix import matrix_chart
+from prunephase.reports.multiples import MANY
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
 from prunephase.reports.series import Series, constant, first_of, head_of, prefix
@@ -48,8 +50,9 @@ def noise(found: Sequence[Series], cards: Mapping[str, Mapping[str, Any]]) -> Se
         asked = "no nominal rate" if first.get("nominal") is None else f"{percent(first['nominal'])} asked for"
         low, high = percent(min(realised)), percent(max(realised))
         between = low if low == high else f"{low} to {high}"
+        name = "" if len(found) > MANY else prefix(one, found)
         said.append(
-            f"{prefix(one, found)}{clipped(str(first['kind']))}: {asked}, {between} of the {splits[0]['n']:,} training "
+            f"{name}{clipped(str(first['kind']))}: {asked}, {between} of the {splits[0]['n']:,} training "
             f"labels are wrong ({seeds(len(mine))} patterns)."
         )
         facts.append((one.label if len(found) > 1 else "Training and validation labels", _card(mine)))
@@ -57,11 +60,15 @@ def noise(found: Sequence[Series], cards: Mapping[str, Mapping[str, Any]]) -> Se
         text = (
             f"Transition matrix of the training labels, {one.label}, mean of {len(mine)}: row true class, column given."
         )
-        chart = charts.matrix_chart(matrix, PAGE, description=text)
+        chart = matrix_chart(matrix, PAGE, description=text)
         panel = Panel(charts.spec(chart, PAGE))
         figures.append(Figure([panel], text, _matrix_table(matrix), wide=len(matrix) > 12))
     return Section(
-        "noise", "Noise card", capital(" ".join(said)) or "No noise card is stored yet.", figures=figures, facts=facts
+        "noise",
+        "Noise card",
+        capital(" ".join(dict.fromkeys(said))) or "No noise card is stored yet.",
+        figures=figures,
+        facts=facts,
     )
 
 

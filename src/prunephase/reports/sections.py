@@ -1,20 +1,20 @@
-"""The sections about the curve: verdict, shape, training, subsets; each a finding in a sentence and what shows it."""
+"""The sections about the curve: verdict and shape; each a finding in a sentence and what shows it."""
 
 # G curves, L levels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-import polars as pl
-
-from prunephase.reports import charts
+from prunephase.reports import charts, multiples, overlay
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Card, Figure, Panel, Section, Table
-from prunephase.reports.series import At, Ladder, Series, dynamics, first_of, head_of, prefix
+from prunephase.reports.series import At, Ladder, Series, count, first_of, head_of, prefix
 from prunephase.reports.words import (
     NOTHING,
     ORACLE,
+    between,
     capital,
     interval,
     listed,
@@ -26,13 +26,11 @@ from prunephase.reports.words import (
     spread,
 )
 
-SUBSETS = {
-    "permuted": ("permuted_accuracy", "training examples with a label drawn anew, scored on it: how much is memorised"),
-    "unpermuted": ("unpermuted_accuracy", "training examples whose label was left alone"),
-    "restored": ("restored_accuracy", "the permuted examples again, scored on their true labels"),
-    "test": ("test_accuracy", "examples never trained on, with clean labels"),
+COLUMNS = {
+    "test, last epoch": "test_accuracy",
+    "train": "train_accuracy",
+    "test, epoch chosen on validation": "test_accuracy_at_best",
 }
-EPOCHS_IN_TABLE = 12
 
 
 def verdict(found: Sequence[Series]) -> Section:
@@ -50,13 +48,15 @@ def verdict(found: Sequence[Series]) -> Section:
             "detector allows for who is missing, so its dip and peak may differ slightly from the plain means below."
         )
     lead = found[0].phases.sentence if len(found) == 1 else _count(found)
+    many = len(found) > multiples.MANY
     return Section(
         "verdict",
         "Verdict",
         lead,
         verdicts=[(one.label, one.phases.verdict, one.phases.sentence) for one in found] if len(found) > 1 else (),
-        cards=[(one.label if len(found) > 1 else "", _cards(one)) for one in found],
+        cards=() if many else [(one.label if len(found) > 1 else "", _cards(one)) for one in found],
         notes=notes,
+        tables=[_figures(found)] if many else (),
     )
 
 
@@ -68,67 +68,13 @@ def curves(found: Sequence[Series], ladder: Ladder) -> Section:
     ]
     figures = []
     if any(one.summary("test_accuracy") for one in found):
-        figures.append(_main(found, ladder))
+        figures += _panelled(found, ladder) if len(found) > multiples.MANY else [_main(found, ladder)]
         figures += _choice(found, ladder)
     if len(found) == 1 and found[0].phases.phases:
         spans = [f"{name} {_span(span.start, span.end)}" for name, span in found[0].phases.phases.items()]
         notes.append(f"Phases by level: {listed(spans)}.")
+    notes += [capital(text) for text in overlay.findings(found)]
     return Section("curve", "Accuracy and sparsity", _shape(found), notes=notes if figures else (), figures=figures)
-
-
-def training(found: Sequence[Series], epochs: pl.DataFrame) -> Section:
-    """Test and train accuracy against epoch at the levels that tell the story."""
-    figures, said = [], []
-    for one in found:
-        panels, rows = [], []
-        steps = {
-            (role, level): [dynamics(epochs, one, level, column) for column in ("test_accuracy", "train_accuracy")]
-            for role, level in one.roles().items()
-        }
-        # panels side by side are read together, so they share one scale
-        means = [at.mean for pair in steps.values() for line in pair for at in line]
-        for (role, level), (test, train) in steps.items():
-            if not test and not train:
-                continue
-            sparsity = float(one.group.sparsity[list(one.group.levels).index(level)])
-            title = f"{role}: level {level}, {sparse(sparsity)} sparse"
-            text = f"Accuracy against epoch, {one.label}, {title}. {capital(_ends(test, train))}"
-            drawn = [line for line in (charts.Line("test", test), charts.Line("train", train)) if line.points]
-            domain = (max(0.0, min(means) - 0.02), min(1.0, max(means) + 0.02))
-            chart = charts.lines(drawn, None, PAGE, description=text, height=190, domain=domain)
-            panels.append(Panel(charts.spec(chart, PAGE), title))
-            rows += _sampled(role, level, test, train)
-            said.append(f"{prefix(one, found)}{role} (level {level}) {_ends(test, train).rstrip('.')}")
-        if panels:
-            caption = f"{prefix(one, found)}Accuracy after each epoch; the band is the 95 % interval over seeds."
-            table = Table("Accuracy by epoch", ("level", "epoch", "test", "train"), rows)
-            figures.append(Figure(panels, caption, table, wide=False))
-    finding = f"{capital('; '.join(said))}." if said else "No epochs are recorded yet."
-    return Section("training", "Training, epoch by epoch", finding, figures=figures)
-
-
-def subsets(found: Sequence[Series], ladder: Ladder) -> Section:
-    """Accuracy on the four subsets against level."""
-    figures, said = [], []
-    for one in found:
-        drawn = [charts.line(name, one, column, ladder) for name, (column, _) in SUBSETS.items()]
-        drawn = [line for line in drawn if line.points]
-        if len(drawn) < 2:
-            continue
-        finding = _memorised(one)
-        said.append(f"{prefix(one, found)}{finding}")
-        text = f"Accuracy by subset against level, {one.label}. {finding}"
-        chart = charts.lines(drawn, ladder, PAGE, description=text, height=280)
-        table = _wide_table("Accuracy by subset", {name: column for name, (column, _) in SUBSETS.items()}, one)
-        figures.append(
-            Figure([Panel(charts.spec(chart, PAGE))], f"{prefix(one, found)}Accuracy by subset against level.", table)
-        )
-    notes = [f"{name}: {meaning}." for name, (_, meaning) in SUBSETS.items()]
-    if not figures:
-        return Section(
-            "subsets", "Which labels are learned", "No labels are known to be noisy, so there are no subsets."
-        )
-    return Section("subsets", "Which labels are learned", " ".join(said), notes=notes, figures=figures)
 
 
 def _count(found: Sequence[Series]) -> str:
@@ -139,6 +85,24 @@ def _count(found: Sequence[Series]) -> str:
     return f"Of {len(found)} curves, sparse double descent is {said}."
 
 
+def _figures(found: Sequence[Series]) -> Table:
+    """The cards of many curves as one table."""
+    names: dict[str, str] = {}
+    rows = []
+    for one in found:
+        cards = {card.name: card for card in _cards(one)}
+        names |= {name: f"{name}: {ORACLE}" if card.oracle else name for name, card in cards.items()}
+        rows.append((one, cards))
+    cells = [
+        (
+            *first_of(one, found),
+            *(f"{cards[name].value} ({cards[name].short})" if name in cards else NOTHING for name in names),
+        )
+        for one, cards in rows
+    ]
+    return Table("The figures of every curve", (*head_of(found), *names.values()), cells, folded=False)
+
+
 def _cards(one: Series) -> list[Card]:
     dense_level = int(one.group.levels[0])
     made = [_card_at(one, "dense" if dense_level == 0 else f"level {dense_level}", dense_level)]
@@ -147,13 +111,14 @@ def _cards(one: Series) -> list[Card]:
             made.append(_card_at(one, name, point.level, point.levels, oracle=name == "peak"))
     if one.phases.severity is not None:
         hard = one.phases.severity
-        between = f" ({interval(*hard.forfeited_interval)})" if hard.forfeited_interval else ""
+        within = f" ({interval(*hard.forfeited_interval)})" if hard.forfeited_interval else ""
         made.append(
             Card(
                 "stopping early forfeits",
                 points(hard.forfeited),
                 f"with patience {hard.patience} on the test curve it ends at level {hard.stop_level} and takes level "
-                f"{hard.chosen_level}{between}, {seeds(one.phases.n)}",
+                f"{hard.chosen_level}{within}, {seeds(one.phases.n)}",
+                f"level {hard.chosen_level}, {seeds(one.phases.n)}",
                 oracle=True,
             )
         )
@@ -163,19 +128,23 @@ def _cards(one: Series) -> list[Card]:
         chosen = one.at("test_accuracy", level)
         if chosen:
             where = f"level {level}, {sparse(chosen.sparsity)} sparse; {spread(chosen)}"
-            made.append(Card("level chosen on validation", percent(chosen.mean), f"test accuracy at {where}"))
+            short = f"level {level}, {seeds(chosen.n)}"
+            made.append(Card("level chosen on validation", percent(chosen.mean), f"test accuracy at {where}", short))
     return [card for card in made if card.value != NOTHING]
 
 
 def _card_at(one: Series, name: str, level: int, interval: tuple[int, int] | None = None, oracle: bool = False) -> Card:
     at = one.at("test_accuracy", level)
     if at is None:
-        return Card(name, NOTHING, "")
+        return Card(name, NOTHING, "", "")
     where = f"level {level}" + (f" (95 % interval {interval[0]} to {interval[1]})" if interval else "")
-    return Card(name, percent(at.mean), f"{where}, {sparse(at.sparsity)} sparse; {spread(at)}", oracle)
+    note = f"{where}, {sparse(at.sparsity)} sparse; {spread(at)}"
+    return Card(name, percent(at.mean), note, f"level {level}, {seeds(at.n)}", oracle)
 
 
 def _shape(found: Sequence[Series]) -> str:
+    if len(found) > multiples.MANY:
+        return _ranges(found)
     said = []
     for one in found:
         test = one.summary("test_accuracy")
@@ -199,23 +168,55 @@ def _shape(found: Sequence[Series]) -> str:
     return capital(text) or "No level has a test accuracy yet."
 
 
+def _ranges(found: Sequence[Series]) -> str:
+    """Many curves in one sentence."""
+    dense = [at[0].mean * 100 for one in found if (at := one.summary("test_accuracy"))]
+    if not dense:
+        return "No level has a test accuracy yet."
+    said = [f"{len(dense)} curves begin at {between(dense, ' %')}"]
+    for name, points_of in (("dips", [o.phases.dip for o in found]), ("peaks", [o.phases.peak for o in found])):
+        known = [point for point in points_of if point is not None]
+        if known:
+            levels, shares = between([p.level for p in known]), between([100 * p.value for p in known], " %")
+            said.append(f"{len(known)} have {name}, of {shares} at levels {levels}")
+    return f"{'; '.join(said)} ({count(found)} each). Every curve stands in the table above."
+
+
+def _panelled(found: Sequence[Series], ladder: Ladder) -> list[Figure]:
+    """The figures of many curves: one for each quantity, a panel for each value of a setting."""
+    figures = []
+    for name, column in COLUMNS.items():
+        points_of, lower = _points(column), partial(overlay.beneath, ladder=ladder)
+        if not any(points_of(one) for one in found):
+            continue
+        if column == "test_accuracy":
+            panels = multiples.panels(found, ladder, points_of, title=name, beneath=lower, ringed=True)
+        else:
+            panels = multiples.panels(found, ladder, points_of, title=name)
+        ringed = "; the dip and the peak are ringed" if column == "test_accuracy" else ""
+        caption = f"Accuracy by level, {name}{ringed}. All panels have the same scales and colours."
+        figures.append(Figure(panels, caption, wide_table(f"Accuracy by level, {name}", {name: column}, *found), False))
+    return figures
+
+
 def _main(found: Sequence[Series], ladder: Ladder) -> Figure:
     text = f"Accuracy against pruning level. {_shape(found)}"
-    panels = [Panel(charts.spec(charts.curve_chart(found, ladder, PAGE, description=text), PAGE))]
-    columns = {
-        "test, last epoch": "test_accuracy",
-        "train": "train_accuracy",
-        "test, epoch chosen on validation": "test_accuracy_at_best",
-    }
+    lines = overlay.beneath(found, ladder)
+    chart = charts.curve_chart(found, ladder, PAGE, description=text, beneath=lines)
+    panels = [Panel(charts.spec(chart, PAGE))]
     if len(found) > 1:
-        for name, column in list(columns.items())[1:]:
+        for name, column in list(COLUMNS.items())[1:]:
             drawn = [charts.line(one.label, one, column, ladder) for one in found]
             if any(line.points for line in drawn):
                 chart = charts.lines(drawn, ladder, PAGE, description=f"{name} accuracy against level.", title=name)
                 panels.append(Panel(charts.spec(chart, PAGE)))
     ringed = "; the dip and the peak are ringed" if any(one.phases.dip for one in found) else ""
     caption = f"Accuracy by level{ringed}."
-    return Figure(panels, caption, _wide_table("Accuracy by level", columns, *found))
+    return Figure(panels, caption, wide_table("Accuracy by level", COLUMNS, *found))
+
+
+def _points(column: str) -> Callable[[Series], Sequence[At]]:
+    return lambda one: one.summary(column)
 
 
 def _choice(found: Sequence[Series], ladder: Ladder) -> list[Figure]:
@@ -225,7 +226,7 @@ def _choice(found: Sequence[Series], ladder: Ladder) -> list[Figure]:
         ORACLE: "oracle_test_accuracy",
     }
     paints = dict(zip(columns, ("s0", "s2", "oracle"), strict=True))
-    panels, gaps = [], []
+    panels, gaps, worth = [], [], []
     for one in found:
         best, last = one.summary("oracle_test_accuracy"), {at.level: at for at in one.summary("test_accuracy")}
         widest = max(
@@ -238,6 +239,7 @@ def _choice(found: Sequence[Series], ladder: Ladder) -> list[Figure]:
             f"(level {widest[1].level}, {seeds(widest[1].n)})."
         )
         gaps.append(gap)
+        worth.append(widest[0])
         drawn = [
             charts.line(name, one, column, ladder, band=False, paint=paints[name]) for name, column in columns.items()
         ]
@@ -246,11 +248,15 @@ def _choice(found: Sequence[Series], ladder: Ladder) -> list[Figure]:
         panels.append(Panel(charts.spec(chart, PAGE), one.label if len(found) > 1 else ""))
     if not panels:
         return []
+    if len(found) > multiples.MANY:
+        gaps = [f"Choosing it on the test set ({ORACLE}) would add up to {points(max(worth))} ({count(found)} each)."]
     caption = f"What the choice of the epoch is worth. {' '.join(gaps)} Never a headline."
-    return [Figure(panels, caption, _wide_table("Test accuracy by choice of the epoch", columns, *found))]
+    table = wide_table("Test accuracy by choice of the epoch", columns, *found)
+    return [Figure(panels, caption, table, wide=len(panels) == 1)]
 
 
-def _wide_table(caption: str, columns: Mapping[str, str], *found: Series) -> Table:
+def wide_table(caption: str, columns: Mapping[str, str], *found: Series) -> Table:
+    """Columns by name, side by side for every level of every curve."""
     rows = []
     for one in found:
         by = {name: {at.level: at for at in one.summary(column)} for name, column in columns.items()}
@@ -258,33 +264,6 @@ def _wide_table(caption: str, columns: Mapping[str, str], *found: Series) -> Tab
             cells = [mean_sd(by[name].get(int(level))) for name in columns]
             rows.append((*first_of(one, found), str(level), sparse(float(sparsity)), *cells))
     return Table(caption, (*head_of(found), "level", "sparsity", *columns), rows)
-
-
-def _ends(test: Sequence[At], train: Sequence[At]) -> str:
-    parts = [f"{name} {percent(line[-1].mean)}" for name, line in (("test", test), ("train", train)) if line]
-    last = (test or train)[-1]
-    return f"ends at {' and '.join(parts)} after {last.level} epochs ({seeds(last.n)})."
-
-
-def _sampled(role: str, level: int, test: Sequence[At], train: Sequence[At]) -> list[tuple[str, ...]]:
-    longest = test or train
-    step = max(1, len(longest) // EPOCHS_IN_TABLE)
-    shown = sorted({*range(0, len(longest), step), len(longest) - 1})
-    at_test, at_train = ({at.level: at for at in line} for line in (test, train))
-    epochs = [longest[i].level for i in shown]
-    return [(f"{role} ({level})", str(e), mean_sd(at_test.get(e)), mean_sd(at_train.get(e))) for e in epochs]
-
-
-def _memorised(one: Series) -> str:
-    said = []
-    for role, level in one.roles().items():
-        permuted, restored = one.at("permuted_accuracy", level), one.at("restored_accuracy", level)
-        if permuted and restored:
-            said.append(
-                f"{percent(permuted.mean)} of the permuted labels are fitted and {percent(restored.mean)} of their "
-                f"true labels found at {role} (level {level}, {seeds(permuted.n)})"
-            )
-    return f"{'; '.join(said)}." if said else "The subsets are not measured at these levels."
 
 
 def _span(start: int, end: int) -> str:

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from prunephase.analysis import Group, Phases, Summary, curve, phases, summarise
-from prunephase.reports.words import clipped
+from prunephase.analysis.map import apart
+from prunephase.reports.words import clipped, seeds
 
 # Every column a chart or a table may ask for; a half-done study lacks some of them.
 SHARES = (
@@ -61,9 +62,16 @@ class Series:
     rows: pl.DataFrame
     group: Group
     phases: Phases
+    # every section asks for the same few summaries, 20 ms each
+    known: dict[str, list[At]] = field(default_factory=dict, repr=False, compare=False)
 
     def summary(self, column: str) -> list[At]:
         """`column` at every level where some seed has a value; diverged levels left out."""
+        if column not in self.known:
+            self.known[column] = self._summary(column)
+        return self.known[column]
+
+    def _summary(self, column: str) -> list[At]:
         if not self.rows[column].is_finite().any():
             return []
         found = curve(self.rows, column, by=())
@@ -91,6 +99,13 @@ class Series:
         return found
 
 
+class Detected(Protocol):
+    """What has gone through the detector."""
+
+    @property
+    def phases(self) -> Phases: ...
+
+
 @dataclass(frozen=True)
 class Ladder:
     """Where a level stands on the x-axis: at its number, or, where groups disagree, at -log10(density)."""
@@ -108,9 +123,9 @@ def series(table: pl.DataFrame) -> list[Series]:
     if table.is_empty():
         return []
     found = curve(table)
-    single = len({name.rpartition(".")[2] for name in found.by}) == len(found.by)
+    keys = apart([group.key for group in found.groups()])
     result: list[Series] = []
-    for group in found.groups():
+    for group, key in zip(found.groups(), keys, strict=True):
         same = [pl.Series([repr(v) == repr(group.key[name]) for v in table[name]]) for name in found.by]
         rows = table
         if same:
@@ -118,10 +133,19 @@ def series(table: pl.DataFrame) -> list[Series]:
             for other in same[1:]:
                 keep = keep & other
             rows = table.filter(keep)
-        words = [f"{name.rpartition('.')[2] if single else name} {value}" for name, value in group.key.items()]
-        label = clipped(", ".join(words), 60) or "this study"
-        result.append(Series(_unused(label, result), group.key, rows, group, phases(group)))
+        label = clipped(named(key, key), 60) or "this study"
+        result.append(Series(_unused(label, result), key, rows, group, phases(group)))
     return result
+
+
+def named(key: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Settings in short: the last words of their names, where these tell them apart.
+
+    >>> named({"noise.rate": 0.2, "pruning.criterion": "random"}, ["noise.rate"])
+    'rate 0.2'
+    """
+    single = len({name.rpartition(".")[2] for name in key}) == len(key)
+    return ", ".join(f"{name.rpartition('.')[2] if single else name} {key[name]}" for name in names if name in key)
 
 
 def complete(table: pl.DataFrame, needed: Mapping[str, Any] = NEEDED) -> pl.DataFrame:
@@ -191,6 +215,12 @@ def _unused(label: str, taken: Sequence[Series]) -> str:
 def prefix(one: Series, found: Sequence[Series]) -> str:
     """Whom a sentence is about, where there is more than one curve."""
     return f"{one.label}: " if len(found) > 1 else ""
+
+
+def count(found: Sequence[Detected]) -> str:
+    """How many seeds stand behind each of these curves."""
+    n = sorted({one.phases.n for one in found})
+    return seeds(n[0]) if len(n) == 1 else f"{seeds(n[0])} to {n[-1]}"
 
 
 def head_of(found: Sequence[Series]) -> tuple[str, ...]:

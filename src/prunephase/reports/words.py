@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 THIN = "\u202f"  # narrow no-break space, so that a number and its unit stay on one line
@@ -103,6 +103,16 @@ def listed(parts: list[str]) -> str:
     'a, b and c'
     """
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def between(values: Sequence[float], unit: str = "") -> str:
+    """From the least to the largest of some numbers.
+
+    >>> between([3, 1.25, 3]), between([2, 2])
+    ('1.2 to 3', '2')
+    """
+    low, high = (f"{round(value, 1):g}" for value in (min(values), max(values)))
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 
 def across_seeds(settings: Mapping[str, Any], groups: int, n: int) -> str:
