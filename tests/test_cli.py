@@ -145,7 +145,23 @@ def test_a_wrong_command_leaves_code_2_and_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-COMMANDS = ("run", "plan", "status", "verify", "table", "phases", "report", "init", "presets", "schema", "demo")
+COMMANDS = (
+    *(
+        "run",
+        "plan",
+        "demo",
+        "status",
+        "verify",
+        "merge",
+        "table",
+        "phases",
+        "report",
+        "check",
+        "init",
+        "presets",
+        "schema",
+    ),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -231,6 +231,80 @@ def test_every_preset_is_a_study_with_a_line_about_itself(name: str) -> None:
     assert tomllib.loads(preset_text(name))["name"]
 
 
+SCALED = (
+    BASE
+    + """
+[model]
+name = "mlp"
+kwargs = {widths = [300, 100]}
+[grid]
+"noise.rate" = [0.2, 0.4]
+[scales.small]
+seeds = [0]
+recipe.epochs = 1
+"pruning.levels" = 2
+grid."noise.rate" = [0.3]
+[scales.small.model.kwargs]
+widths = [8]
+"""
+)
+
+
+@pytest.fixture
+def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of presets of our own."""
+    monkeypatch.setattr("prunephase.study.resources.files", lambda _: tmp_path)
+    write(tmp_path, "# a preset of our own, for tests\n" + SCALED, "own.toml")
+    write(tmp_path, '# one that builds on it\nextends = "preset:own"\n[recipe]\nlr = 0.5\n', "child.toml")
+    write(tmp_path, '# one that begins small\nextends = "preset:own:small"\nseeds = [4]\n', "begun.toml")
+    write(tmp_path, '# a loop\nextends = "preset:loop:small"\n[scales.small]\nseeds = [4]\n', "loop.toml")
+    return tmp_path
+
+
+def test_a_scale_changes_what_it_names_and_nothing_else(scaled: Path) -> None:
+    assert scaled.is_dir()
+    full, small = load("preset:own"), load("preset:own:small")
+    assert rates(full) == [(0.2, 0), (0.2, 1), (0.4, 0), (0.4, 1)]
+    (only,) = small.trials
+    assert (only.noise.rate, only.seed, only.recipe.epochs, only.pruning.levels) == (0.3, 0, 1, 2)
+    assert (only.model.kwargs, only.recipe.lr) == ({"widths": [8]}, 0.05)
+    assert preset("own:small") == only.model_copy(update={"noise": only.noise.model_copy(update={"rate": 0.2})})
+
+
+def test_a_scale_is_inherited_and_a_file_may_begin_from_it(scaled: Path) -> None:
+    (child,) = load("preset:child:small").trials
+    assert (child.recipe.lr, child.recipe.epochs) == (0.5, 1)
+    (begun,) = load("preset:begun").trials
+    assert (begun.recipe.epochs, begun.seed) == (1, 4)
+    (own,) = load(write(scaled, 'extends = "preset:own:small"\n[recipe]\nlr = 0.7\n')).trials
+    assert (own.recipe.lr, own.recipe.epochs) == (0.7, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("own:large", "one of: small"), ("begun:small", "only the full one"), ("loop", "extends itself")],
+)
+def test_a_scale_that_cannot_be_taken_is_refused_in_one_line(scaled: Path, name: str, words: str) -> None:
+    assert scaled.is_dir()
+    with pytest.raises(UserError, match=words) as error:
+        load(f"preset:{name}")
+    assert len(lines(error)) == 1
+
+
+def test_a_preset_is_written_out_with_all_that_it_inherits(scaled: Path) -> None:
+    for name in ("child", "child:small", "own"):
+        text = preset_text(name)
+        assert load(write(scaled, text)) == load(f"preset:{name}")
+        assert text.startswith("# ")
+        assert "extends =" not in text
+    assert "preset:child:small" in preset_text("child")
+
+
+def test_scales_that_are_no_tables_are_refused() -> None:
+    with pytest.raises(UserError, match="scales"):
+        parse({"scales": {"small": 3}})
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'he2022-mnist'") as error:
         preset("he2022-mnits")

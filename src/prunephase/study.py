@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from prunephase.trial import Trial, canonical_json
 MAX_BYTES = 1_000_000  # a study file is read whole; a larger one is a mistake or an attack
 MAX_DEPTH = 16
 MAX_TRIALS = 100_000
-STUDY_FIELDS = ("name", "seeds", "extends", "grid", *(f for f in Trial.model_fields if f != "seed"))
+STUDY_FIELDS = ("name", "seeds", "extends", "grid", "scales", *(f for f in Trial.model_fields if f != "seed"))
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ def family(trial: Trial) -> bytes:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study file, or a preset by its name (`preset:demo`), with `--set`-like overrides such as "noise.rate=0.4".
 
+    `preset:NAME:small` is the preset with the changes that its table [scales.small] names, above all a shorter recipe.
+
     Raises UserError with one line per bad field: path, value, what is allowed.
     """
     origin = str(path)
-    fields = _read(origin, ())
+    fields = read(origin)
     for text in overrides:
         dotted, value = _override(text)
         _set(fields, dotted, value, origin="--set")
@@ -89,11 +92,15 @@ def parse(fields: Mapping[str, Any], origin: str = "study") -> Study:
     elif len(set(seeds)) < len(seeds):
         problems.append(f"seeds = {_short(seeds)}: a seed stands twice; every replicate needs its own")
     axes = _axes(fields.get("grid", {}), problems)
+    if not isinstance(scales := fields.get("scales", {}), dict) or any(
+        not isinstance(v, dict) for v in scales.values()
+    ):
+        problems.append(f"scales = {_short(scales)}: expected tables of changed fields, such as [scales.small]")
     base = {k: v for k, v in fields.items() if k in Trial.model_fields and k != "seed"}
     size = len(seeds) * math.prod(len(values) for values in axes.values())
     if size > MAX_TRIALS:
         raise UserError(f"{origin}: grid: {size:,} trials; at most {MAX_TRIALS:,}")
-    combinations = [_with(base, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    combinations = [changed(base, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
     problems += [problem for fields in combinations for problem in _problems(fields)]
     if problems:
         raise UserError("\n".join(f"{origin}: {p}" for p in dict.fromkeys(problems)))
@@ -118,7 +125,7 @@ def grid(base: Trial, **axes: Any) -> list[Trial]:
         raise UserError("\n".join(problems))
     bottom = base.model_dump(mode="json")
     combinations = [
-        _with(bottom, dict(zip(paths, values, strict=True))) for values in itertools.product(*paths.values())
+        changed(bottom, dict(zip(paths, values, strict=True))) for values in itertools.product(*paths.values())
     ]
     problems = [problem for fields in combinations for problem in _problems(fields)]
     if problems:
@@ -128,27 +135,82 @@ def grid(base: Trial, **axes: Any) -> list[Trial]:
 
 
 def preset(name: str) -> Trial:
-    """The base trial of a published setting, with its first seed.
+    """The base trial of a published setting, with its first seed; NAME:small for its small scale.
 
     >>> preset("he2022-mnist").recipe.epochs
     200
     """
-    fields = {k: v for k, v in _read(f"preset:{name}", ()).items() if k != "grid"}
+    fields = {k: v for k, v in read(f"preset:{name}").items() if k != "grid"}
     return parse(fields, f"preset:{name}").trials[0]
 
 
 def presets() -> dict[str, str]:
     """Names of the presets, each with the first comment line of its file."""
-    folder = resources.files("prunephase.presets")
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".toml"): f.read_text("utf-8").splitlines()[0].lstrip("# ") for f in files}
+    return {name: (_preset_file(name).splitlines() or [""])[0].lstrip("# ") for name in _preset_names()}
 
 
 def preset_text(name: str) -> str:
-    """The file of a preset, comments included. Raises UserError for an unknown name."""
-    if name not in presets():
-        raise UserError(f"preset '{name}': unknown; {nearest(name, presets())}")
+    """A preset as a study file that stands alone: its comments, and every field that it and its parents set.
+
+    NAME:small gives the small scale. Raises UserError for an unknown name.
+    """
+    bare, _, scale = name.partition(":")
+    own = _preset_file(bare)
+    fields = read(f"preset:{name}")
+    scales = fields.pop("scales", {})
+    about = "".join(f"{line}\n" for line in itertools.takewhile(lambda line: line.startswith("#"), own.splitlines()))
+    if scale:
+        about += f"# At its {scale} scale.\n"
+    elif scales:
+        about += "".join(f"# `prunephase run preset:{name}:{s}` runs it at its {s} scale.\n" for s in scales)
+    return about + _written(fields)
+
+
+def read(origin: str) -> dict[str, Any]:
+    """The fields of a file or preset with everything that it extends, at the scale that its name asks for."""
+    return _read(origin, ())
+
+
+def _at_scale(origin: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with the changes, dotted or nested, of the scale in `preset:NAME:SCALE`."""
+    scale = origin.removeprefix("preset:").partition(":")[2] if origin.startswith("preset:") else ""
+    if not scale:
+        return fields
+    known = fields.pop("scales", {})
+    if scale not in known:
+        remedy = nearest(scale, known) if known else "it has only the full one"
+        raise UserError(f"{origin}: no scale '{scale}'; {remedy}")
+    for key, value in known[scale].items():
+        fields = changed(fields, {key: value}) if "." in key else _merged(fields, {key: value})
+    return fields
+
+
+def _preset_names() -> list[str]:
+    folder = resources.files("prunephase.presets")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def _preset_file(name: str) -> str:
+    if name not in (names := _preset_names()):
+        raise UserError(f"preset '{name}': unknown; {nearest(name, names)}")
     return resources.files("prunephase.presets").joinpath(f"{name}.toml").read_text("utf-8")
+
+
+def _written(fields: Mapping[str, Any]) -> str:
+    """Nested fields as a TOML file, each with what it means."""
+    lines = [f"{key} = {_toml(fields[key])}" for key in ("name", "seeds") if key in fields]
+    for section, info in Trial.model_fields.items():
+        model, values = info.annotation, fields.get(section)
+        if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(values, dict):
+            lines += ["", f"[{section}]"]
+            for key, value in values.items():
+                described = model.model_fields[key].description if key in model.model_fields else None
+                lines.append(f"{key} = {_toml(value)}" + (f"  # {described}" if described else ""))
+    if fields.get("grid"):
+        axes = _paths(fields["grid"])
+        lines += ["", "[grid]  # the study is the product of all lines"]
+        lines += [f'"{path}" = {_toml(values)}' for path, values in axes.items()]
+    return "\n".join(lines) + "\n"
 
 
 def schema() -> str:
@@ -158,6 +220,7 @@ def schema() -> str:
         "seeds             list of whole numbers, one replicate each; [0] by default",
         "extends           'preset:NAME' or a file whose fields this one changes",
         '[grid]            "section.field" = [values]; the study is the product of all lines',
+        "[scales.small]    changed fields, taken where the preset is named preset:NAME:small",
     ]
     for section, info in Trial.model_fields.items():
         model = info.annotation
@@ -175,7 +238,7 @@ def _read(origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if origin in seen:
         raise UserError(f"{seen[0]}: extends itself ({' -> '.join((*seen, origin))})")
     if origin.startswith("preset:"):
-        text, folder = preset_text(origin.removeprefix("preset:")), None
+        text, folder = _preset_file(origin.split(":")[1]), None
     else:
         text, folder = _text(Path(origin)), Path(origin).parent
     try:
@@ -188,12 +251,12 @@ def _read(origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"{origin}: nested more than {MAX_DEPTH} deep")
     parent = fields.pop("extends", None)
     if parent is None:
-        return fields
+        return _at_scale(origin, fields)
     if not isinstance(parent, str):
         raise UserError(f"{origin}: extends = {_short(parent)}: expected 'preset:NAME' or the path of a file")
     if not parent.startswith("preset:") and folder is not None:
         parent = str(folder / parent)
-    return _merged(_read(parent, (*seen, origin)), fields)
+    return _at_scale(origin, _merged(_read(parent, (*seen, origin)), fields))
 
 
 def _text(path: Path) -> str:
@@ -233,7 +296,7 @@ def _set(fields: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     axes = fields.get("grid")
     if isinstance(axes, dict):  # what is set by hand is no longer varied
         fields["grid"] = {path: values for path, values in _paths(axes).items() if path != dotted}
-    fields.update(_with(fields, {dotted: value}))
+    fields.update(changed(fields, {dotted: value}))
 
 
 def _axes(raw: Any, problems: list[str]) -> dict[str, list[Any]]:
@@ -275,14 +338,18 @@ def _check_path(dotted: str, sections: Sequence[str], origin: str, problems: lis
     return True
 
 
-def _with(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with dotted paths set; a table given for a section is merged into it."""
+def changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested `fields` with dotted paths set; a table given for a section is merged into it.
+
+    >>> changed({"noise": {"kind": "pairflip"}}, {"noise.rate": 0.2, "model": {"name": "mlp"}})
+    {'noise': {'kind': 'pairflip', 'rate': 0.2}, 'model': {'name': 'mlp'}}
+    """
     result = dict(fields)
     for dotted, value in changes.items():
         head, _, rest = dotted.partition(".")
         if rest:
             inner = result.get(head)
-            result[head] = _with(inner if isinstance(inner, dict) else {}, {rest: value})
+            result[head] = changed(inner if isinstance(inner, dict) else {}, {rest: value})
         elif isinstance(value, dict) and isinstance(result.get(head), dict):
             result[head] = {**result[head], **value}
         else:
@@ -365,4 +432,6 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

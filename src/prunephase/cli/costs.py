@@ -1,0 +1,82 @@
+"""What the published settings cost at dense cost, by arithmetic alone: no data are read, nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from prunephase import models, study
+from prunephase.runs import families, waves
+from prunephase.trial import Model, Trial, canonical_json
+
+Shape = tuple[int, ...]
+
+# Input shape, classes and training examples of the sources that are known without reading them.
+KNOWN: dict[str, tuple[Shape, int, int]] = {
+    "digits": ((1, 8, 8), 10, 1_438),
+    "mnist": ((1, 28, 28), 10, 60_000),
+    "cifar10": ((3, 32, 32), 10, 50_000),
+    "cifar100": ((3, 32, 32), 100, 50_000),
+    "tiny-imagenet": ((3, 32, 32), 200, 100_000),
+}
+FOLDERS: dict[str, tuple[int, int]] = {"flowers-102": (102, 1_020), "imagenet": (1_000, 1_281_167)}
+
+
+@dataclass(frozen=True)
+class Price:
+    """trials: with those that others build on; trainings: levels, shared dense ones once; epochs: of all of them.
+
+    pflops: 3 x multiply-accumulates of a forward pass x examples x epochs, dense at every level, in 1e15: the papers'
+    convention, which counts a multiply-accumulate as one operation.
+    """
+
+    trials: int
+    trainings: int
+    epochs: int
+    pflops: float
+
+
+def price(name: str) -> Price:
+    """The cost of a preset from nothing; NAME:small for its small scale."""
+    trials = [trial for wave in waves(study.load(f"preset:{name}").trials) for trial in wave]
+    rank = families(trials)
+    trainings = epochs = 0
+    operations = 0.0
+    for trial in trials:
+        levels = trial.pruning.levels + (0 if rank[trial.digest()] else 1)
+        trainings, epochs = trainings + levels, epochs + levels * trial.recipe.epochs
+        shape, classes, examples = _data(trial)
+        per_example = macs(canonical_json(trial.model.model_dump(include={"name", "kwargs"})), shape, classes)
+        operations += 3.0 * per_example * examples * levels * trial.recipe.epochs
+    return Price(len(trials), trainings, epochs, operations / 1e15)
+
+
+@cache
+def macs(model: bytes, shape: Shape, classes: int) -> float:
+    """Multiply-accumulates of one forward pass, counted on torch's meta device. model: name and arguments, as JSON."""
+    import torch
+    from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
+
+    spec = Model.model_validate_json(model)
+    with torch.device("meta"):
+        network = models.FAMILY[spec.name](shape, classes, **spec.kwargs).eval()
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
+                    setattr(module, name, nn.Identity())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, *shape))
+    return float(counter.get_total_flops()) / 2
+
+
+def _data(trial: Trial) -> tuple[Shape, int, int]:
+    """Input shape, classes and training examples."""
+    data = trial.data
+    if data.source == "folder":
+        side = data.crop or data.size
+        classes, examples = FOLDERS[str(data.path)]
+        shape: Shape = (3, side or 224, side or 224)
+    else:
+        shape, classes, examples = KNOWN[data.source]
+    return shape, classes, data.train or round(examples * (1 - data.validation))

@@ -1,0 +1,227 @@
+"""Commands that read what is finished, check it or bring it together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from prunephase.cli.words import (
+    NONE,
+    Changes,
+    Json,
+    Output,
+    Plugins,
+    StoreFolder,
+    StudyFile,
+    app,
+    curve_of,
+    examples,
+    load,
+    print_json,
+    writable,
+)
+from prunephase.disk import refusals
+from prunephase.errors import DamagedError, Exit, UserError
+
+
+@app.command(help_epilogue=examples("prunephase status study.toml --store runs"))
+def status(
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    json: Json = False,
+) -> int:
+    """Say what is done, running or missing. Reads only."""
+    from prunephase.store import Store
+    from prunephase.terminal import clean, percent
+
+    chosen, place = load(study, changes, plugins), Store(store)
+    rows: list[dict[str, Any]] = []
+    for trial in chosen.trials:
+        chain, name = place.levels(trial), trial.digest()
+        holder, failure = place.holder(name), place.failure(name)
+        state = "running" if holder else "failed" if failure else "waiting"
+        if place.missing(trial) == 0:
+            state = "done" if chain[-1].body["status"] == "ok" else chain[-1].body["status"]
+        last = chain[-1].body if chain else None
+        accuracy = last["epochs"]["test_accuracy"][-1] if last and last["epochs"]["test_accuracy"] else None
+        rows.append(
+            {
+                "trial": name,
+                "seed": trial.seed,
+                "state": state,
+                "levels": len(chain),
+                "of": trial.pruning.levels + 1,
+                "sparsity": last["sparsity"] if last else None,
+                "test_accuracy": accuracy,
+                "holder": holder,
+                "failure": failure if state == "failed" else "",
+            }
+        )
+    if json:
+        print_json({"study": chosen.name, "store": str(store), "trials": rows})
+        return Exit.OK
+    for row in rows:
+        held = f"  ({clean(row['holder'] or row['failure'])})" if row["holder"] or row["failure"] else ""
+        print(
+            f"{row['trial']}  seed {row['seed']:<4} {row['state']:<9} {row['levels']:>3} of {row['of']} levels  "
+            f"sparsity {percent(row['sparsity'], 2)}  test {percent(row['test_accuracy'])}{held}"
+        )
+    finished = sum(r["levels"] for r in rows)
+    print(f"{finished:,} of {sum(r['of'] for r in rows):,} levels of {len(rows):,} trials are safe in {store}")
+    return Exit.OK
+
+
+@app.command(help_epilogue=examples("prunephase verify runs"))
+def verify(
+    store: Annotated[Path, Parameter(help="Folder of the results.")] = Path("runs"), *, json: Json = False
+) -> int:
+    """Check every seal and every blob again. Reads only; `run` sets damaged files aside and makes them anew."""
+    from prunephase.store import Store
+
+    place = Store(store)
+    if not place.trials() and not (store / "objects").is_dir():
+        raise UserError(f"{store}: no store; expected the folder that `prunephase run` filled")
+    damages = place.damages()
+    if json:
+        print_json({"store": str(store), "trials": len(place.trials()), "damages": damages})
+    else:
+        print("\n".join([*damages, f"{len(place.trials()):,} trials checked, {len(damages):,} damaged files"]))
+    if damages:
+        raise DamagedError(f"{len(damages)} damaged files; run the study again, it sets them aside and makes them anew")
+    return Exit.OK
+
+
+@app.command(help_epilogue=examples("prunephase merge runs runs-1 runs-2 runs-3", "prunephase merge all runs-*"))
+def merge(
+    into: Annotated[Path, Parameter(help="Folder of the results that receives; made if it does not exist.")],
+    *sources: Annotated[Path, Parameter(name="FROM", help="Folders of results that it receives.")],
+    json: Json = False,
+) -> int:
+    """Bring the results of several folders into one: of a job array, or of several machines.
+
+    Every file is checked before it is copied; what is there already stays. May be interrupted and repeated.
+    """
+    from prunephase.merge import merge as bring
+
+    found = bring(into, sources)
+    if json:
+        print_json(asdict(found))
+    else:
+        print("\n".join([*found.damages, found.line]))
+    if found.damages:
+        raise DamagedError(f"{len(found.damages)} damaged files were left out; run the study again, it makes them anew")
+    return Exit.OK
+
+
+@app.command(
+    help_epilogue=examples(
+        "prunephase table study.toml -o results.parquet",
+        "prunephase table study.toml --epochs -o epochs.csv",
+    )
+)
+def table(
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    output: Output = None,
+    epochs: Annotated[
+        bool, Parameter(negative="", show_default=False, help="One row per epoch instead of one per level.")
+    ] = False,
+) -> int:
+    """Write the results as parquet or csv; csv on stdout without -o."""
+    import polars as pl
+
+    from prunephase import table as tables
+    from prunephase.store import Store
+
+    chosen = load(study, changes, plugins)
+    if output is not None and output.suffix not in (".csv", ".parquet"):
+        raise UserError(f"-o {output}: expected a name that ends in .csv or .parquet")
+    make = tables.epochs if epochs else tables.levels
+    frame = make(Store(store), chosen.trials)
+    if frame.is_empty():
+        raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its --store")
+    if output is not None and output.suffix == ".parquet":
+        with refusals(output):
+            frame.write_parquet(output)
+        return Exit.OK
+    # A cell that begins like a formula would be run by a spreadsheet.
+    text = pl.col(pl.String)
+    frame = frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t]")).then("'" + text).otherwise(text).name.keep())
+    if output is None:
+        print(frame.write_csv(), end="")
+    else:
+        with refusals(output):
+            frame.write_csv(output)
+    return Exit.OK
+
+
+@app.command(
+    help_epilogue=examples(
+        "prunephase phases study.toml",
+        "prunephase phases curve.csv --json",
+    )
+)
+def phases(
+    curve: Annotated[str, Parameter(help="A study file, preset:NAME, or a csv/parquet file of anybody's curve.")],
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    json: Json = False,
+) -> int:
+    """Find dip, peak and phases, and say whether there is a sparse double descent.
+
+    Of a finished study, or of any curve: a file with the columns sparsity, test_accuracy and, if known, train_accuracy,
+    seed and level; shares or percent.
+    """
+    from rich.console import Console
+
+    from prunephase.analysis.curve import read_curve
+    from prunephase.analysis.phases import phases as detect
+    from prunephase.terminal import summary
+
+    if curve.startswith("preset:") or curve.endswith(".toml"):
+        found = curve_of(load(curve, changes, plugins), store)
+    else:
+        if changes or plugins:
+            raise UserError("--set and --plugins belong to a study; a curve is read as it is")
+        found = read_curve(Path(curve))
+    groups = [(group, detect(group)) for group in found.groups()]
+    if json:
+        answers = [{**({"group": dict(g.key)} if g.key else {}), **p.as_json()} for g, p in groups]
+        print_json(answers[0] if len(answers) == 1 else {"groups": answers})
+    else:
+        console = Console()
+        for group, answer in groups:
+            summary(group, answer, console)
+    return Exit.OK
+
+
+@app.command(
+    help_epilogue=examples("prunephase report study.toml -o report.html", "prunephase report study.toml -o curve.svg")
+)
+def report(
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    output: Output = None,
+) -> int:
+    """Write the report of whatever is finished: one HTML page that needs nothing else (x.svg, x.png: its curve)."""
+    from prunephase.reports import report as write
+
+    chosen = load(study, changes, plugins)
+    page = output or Path("report.html")
+    writable(page)
+    print(write(chosen, page, store))
+    return Exit.OK

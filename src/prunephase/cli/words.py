@@ -1,0 +1,127 @@
+"""Words of the command line: the app, flags that several commands have, and how they answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from prunephase import __version__
+from prunephase.errors import UserError
+
+if TYPE_CHECKING:
+    from prunephase.analysis.curve import Curve
+    from prunephase.study import Study
+
+
+def examples(*lines: str) -> str:
+    """What stands at the end of a command's help."""
+    return "Examples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = App(
+    name="prunephase",
+    help_format="plaintext",
+    help="Prune a network trained on noisy labels, level by level; see in which phase it is, and which level to take.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,  # main says what became of the work
+    help_epilogue="Start with `prunephase demo`, or `prunephase init > study.toml` and `prunephase run study.toml`.",
+)
+
+NONE: list[str] = []
+LINE = 300  # characters of an error
+StudyFile = Annotated[str, Parameter(help="A study file (TOML), or preset:NAME.")]
+Changes = Annotated[
+    list[str],
+    Parameter(
+        name="--set",
+        negative="",
+        show_default=False,
+        help="Change a field: --set noise.rate=0.4. May be given several times.",
+    ),
+]
+StoreFolder = Annotated[Path, Parameter(name="--store", help="Folder of the results.")]
+Plugins = Annotated[
+    list[str],
+    Parameter(
+        name="--plugins",
+        negative="",
+        show_default=False,
+        help="Module of yours that the study may name as module:function.",
+    ),
+]
+Workers = Annotated[int | None, Parameter(name="--workers", help="Processes; one per core by default.")]
+Device = Annotated[str, Parameter(name="--device", help="cpu, cuda, cuda:1, mps.")]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="One JSON object on stdout, for scripts.")
+]
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"], help="Where to write it.")]
+
+
+def fail(text: str, code: int) -> int:
+    """Say on stderr what went wrong, a line each; gives the exit code."""
+    from prunephase.terminal import clean
+
+    for line in text.splitlines():
+        shown = f"prunephase: {clean(line)}"
+        # What came from outside may be of any length; the end of a line holds the remedy.
+        print(shown if len(shown) <= LINE else f"{shown[: LINE // 2 - 2]}...{shown[1 - LINE // 2 :]}", file=sys.stderr)
+    return code
+
+
+def load(study: str, changes: Sequence[str], plugins: Sequence[str]) -> Study:
+    """The study that the command line names."""
+    from prunephase.study import load
+
+    if plugins and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where `python -m` would look too; spawned workers inherit it
+    return load(study, changes)
+
+
+def curve_of(study: Study, store: Path) -> Curve:
+    """The finished levels of a study as curves."""
+    from prunephase import table as tables
+    from prunephase.analysis.curve import curve
+    from prunephase.store import Store
+
+    frame = tables.levels(Store(store), study.trials)
+    if frame.is_empty():
+        raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its --store")
+    return curve(frame)
+
+
+def writable(page: Path | None) -> None:
+    """Find out before hours of training that the report has no place to go."""
+    from prunephase.reports import kind_of
+
+    if page is not None and page.is_dir():
+        raise UserError(f"-o {page}: is a folder; expected the name of a file")
+    if page is not None:
+        kind_of(page)
+
+
+def page_of(study: Study, store: Path) -> Path:
+    """Where a study's report lies unless it is told otherwise."""
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in study.name).lower().split()
+    return store / f"{'-'.join(words)[:60] or 'study'}-{study.digest()[:8]}.html"
+
+
+def print_json(value: Any) -> None:
+    """One object on stdout."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
