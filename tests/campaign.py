@@ -77,7 +77,7 @@ def kill_at(point: int, *, torn: bool = False) -> FaultyOs:
 
 def tree(store: Path) -> dict[str, bytes]:
     """Everything in a store that equal runs must have equal: records and blobs."""
-    places = (p for folder in ("trials", "objects") for p in sorted((store / folder).rglob("*")))
+    places = (p for folder in ("trials", "objects", "findings") for p in sorted((store / folder).rglob("*")))
     return {str(p.relative_to(store)): p.read_bytes() for p in places if p.is_file()}
 
 

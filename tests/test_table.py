@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from prunephase import runs, study, table
 from prunephase.store import Store
@@ -23,6 +24,25 @@ def test_a_row_is_the_trial_its_counts_and_its_last_epoch(tiny: dict[str, Any], 
         row = rows.row(level, named=True)
         assert row["remaining"] == record.body["remaining"] == sum(n for n, _ in record.body["layers"].values())
         assert row["test_accuracy"] == record.body["epochs"]["test_accuracy"][-1]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 100])
+def test_a_table_made_in_parts_is_the_table_made_at_once(
+    rows: int, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns that hold nothing, whole numbers or words in some parts alone keep the type that they have in all."""
+    held = study.parse({**tiny, "seeds": [0, 1]}).trials
+    whole = study.parse({**tiny, "data": {**tiny["data"], "validation": 0.0, "train": None}}).trials
+    fixed = study.parse({**tiny, "noise": {**tiny["noise"], "seed": 5}}).trials
+    store, trials = Store(tmp_path), (*whole, *held, *fixed)
+    runs.run(study.Study("parts", trials), tmp_path, workers=1)
+    monkeypatch.setattr(table, "ROWS", 10_000)
+    once = table.levels(store, trials)
+    assert once["data.train"].null_count() == once["best_epoch"].null_count() == 4
+    monkeypatch.setattr(table, "ROWS", rows)
+    parts = table.levels(store, trials)
+    assert parts.schema == once.schema
+    assert parts.equals(once)
 
 
 def test_the_best_epoch_is_chosen_on_validation_and_the_oracle_on_test() -> None:
@@ -43,6 +63,10 @@ def test_every_epoch_has_a_row(tiny: dict[str, Any], finished: Path) -> None:
     levels, each = trials[0].pruning.levels + 1, trials[0].recipe.epochs
     assert len(rows) == levels * each
     assert rows.group_by("level").len()["len"].unique().to_list() == [each]
+    for record in Store(finished).levels(trials[0]):
+        part = rows.filter(level=record.body["level"])
+        assert {k: part[k].to_list() for k in record.body["epochs"]} == record.body["epochs"]
+        assert part["sparsity"].unique().to_list() == [record.body["sparsity"]]
 
 
 def test_an_unfinished_trial_has_the_rows_it_has(tiny: dict[str, Any], finished: Path, tmp_path: Path) -> None:

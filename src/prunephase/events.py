@@ -33,6 +33,17 @@ class LevelDone:
 
 
 @dataclass(frozen=True)
+class Diagnosed:
+    """What a diagnosis found at a level is sealed in the store; cached: it was there before."""
+
+    trial: str
+    level: int
+    name: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
 class Note:
     """Something a person should read, in one line; trial: "" where it is about all of them."""
 

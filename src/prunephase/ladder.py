@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from prunephase import prune, tensors
 from prunephase.bench import Bench, Site
 from prunephase.engine import Job, rates
-from prunephase.errors import IncompatibleError, UserError
+from prunephase.errors import IncompatibleError
 from prunephase.events import Event, LevelDone, Note
 from prunephase.restart import Start, begin
+from prunephase.revive import finished, trained_state
 from prunephase.snapshot import Snapshot
 from prunephase.store import Record, Store
 from prunephase.training import Answer, Busy, Weights, Wish, fit, key_of, taken_over, weights_of
@@ -65,7 +66,7 @@ def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int]) ->
     made: dict[int, _State | None] = {}
     for level in levels:
         above = trial.builds_on(level)
-        parent = head if above is None else _record(store, trial, above)
+        parent = head if above is None else finished(store, trial, above)
         found, notes = store.sound(name, level)
         yield from (Note(name, text) for text in notes)
         if found is not None and found.body["parent"] == parent.seal:
@@ -129,12 +130,6 @@ def _same_numerics(parent: Record, bench: Bench) -> None:
         )
 
 
-def _load(store: Store, record: Record) -> _State:
-    """The trained network of a committed level."""
-    masks = tensors.unpack_masks(store.blob(record.body["blobs"]["masks"]))
-    return _State(masks, tensors.unpack_weights(store.blob(record.body["blobs"]["weights"]), masks))
-
-
 def _level(
     trial: Trial, level: int, bench: Bench, store: Store, parent: Record, before: _State | None
 ) -> Generator[Event | Wish, Answer, tuple[Record, _State | None]]:
@@ -146,7 +141,7 @@ def _level(
     start = Start(initial, 0, None, "the initialisation")
     if level:
         at_hand = before if trial.builds_on(level) == level - 1 else None
-        origin = at_hand or _load(store, parent)
+        origin = at_hand or _State(*trained_state(store, parent))
         masks = _next_masks(trial, level, bench, store, network, initial, origin, before)
         start = _start(trial, level, bench, store, origin)
         network.load_state_dict(dict(start.weights))
@@ -159,7 +154,8 @@ def _level(
     )
     masks, began = _cpu(masks), tensors.digest(network.state_dict())
     remaining = {name: int(mask.sum()) for name, mask in masks.items()}
-    assert sum(remaining.values()) == sum(bench.budgets[level].values()), (
+    agreed = bench.budgets[level]
+    assert ({"": sum(remaining.values())} if "" in agreed else remaining) == agreed, (
         "a mask has not the agreed number of survivors"
     )
     key = key_of(trial, job, began, masks, bench)
@@ -205,7 +201,7 @@ def _level(
 
 def _masks_from(store: Store, trial: Trial, level: int) -> str | None:
     source = trial.source_trial()
-    return _record(store, source, level).seal if source and level else None
+    return finished(store, source, level).seal if source and level else None
 
 
 def _start(trial: Trial, level: int, bench: Bench, store: Store, origin: _State) -> Start:
@@ -215,7 +211,7 @@ def _start(trial: Trial, level: int, bench: Bench, store: Store, origin: _State)
         trial.restart,
         trial.restart.iteration(bench.steps),
         rates(trial.recipe)[-1],
-        tensors.unpack_weights(store.blob(_record(store, trial, 0).body["blobs"]["rewound"]), {}),
+        tensors.unpack_weights(store.blob(finished(store, trial, 0).body["blobs"]["rewound"]), {}),
         origin.weights,
         lambda: weights_of(bench.network("level", level) if scratch else bench.network("re-init")),
     )
@@ -248,10 +244,15 @@ def _next_masks(
     origin: _State,
     before: _State | None,
 ) -> dict[str, Tensor]:
-    """Masks of `level`, from the scores of the network of `origin`, or for re-init from the finished rewind ladder."""
-    source = trial.source_trial()
+    """Masks of `level`: from the scores of the network of `origin`, or those of the finished ladder it takes them from.
+
+    The latter as they are for re-init, shuffled for `pruning.remask`.
+    """
+    source, how = trial.source_trial(), trial.pruning.remask
     if source is not None:
-        chosen = tensors.unpack_masks(store.blob(_record(store, source, level).body["blobs"]["masks"]))
+        chosen = tensors.unpack_masks(store.blob(finished(store, source, level).body["blobs"]["masks"]))
+        if how != "none":
+            chosen = prune.remask(chosen, how, trial.seed, level)
         return {name: mask.to(bench.device) for name, mask in chosen.items()}
     network.load_state_dict(dict(origin.weights))
 
@@ -271,13 +272,6 @@ def _next_masks(
         for lower in range(1, level + 1):
             masks = select(lower - 1, masks, lower)
     return {name: mask.to(bench.device) for name, mask in masks.items()}
-
-
-def _record(store: Store, trial: Trial, level: int) -> Record:
-    found = store.record(trial.digest(), level)
-    if found is None or found.body["status"] != "ok":
-        raise UserError(f"trial {trial.digest()}: level {level}, which another trial builds on, was not finished")
-    return found
 
 
 def _level_done(record: Record, *, cached: bool, shared: bool = False) -> LevelDone:

@@ -18,7 +18,8 @@ class Snapshot:
     """A trained level: the network, its masks, where it came from and what it was trained on.
 
     level: that of the network; masks: {parameter name: bool tensor of its shape}, True where the weight lives; initial:
-    state_dict of the dense start. `data` carries noisy labels and, beside them, the true ones.
+    state_dict of the dense start. `data` carries noisy labels and, beside them, the true ones. Of a finished level, as
+    diagnoses see it: rewound, the state_dict at the rewind point; redense, that after re-dense training.
     """
 
     trial: Trial
@@ -27,6 +28,8 @@ class Snapshot:
     masks: Mapping[str, Tensor]
     initial: Mapping[str, Tensor]
     data: Dataset
+    rewound: Mapping[str, Tensor] | None = None
+    redense: Mapping[str, Tensor] | None = None
 
     def generator(self, *where: int | str) -> np.random.Generator:
         """The random stream of this level's scores; name what you draw for: `snapshot.generator("layer1.weight")`."""

@@ -3,6 +3,7 @@
     STORE/objects/ab/cdef...           blobs, named by the SHA-256 of their bytes
     STORE/trials/DIGEST/trial.json     sealed: what the trial is, its data and its noise
     STORE/trials/DIGEST/level-007.json sealed: what level 7 gave, and the seal of level 6
+    STORE/findings/DIGEST/level-007/distance.json   sealed: a diagnosis, and the seal of the level it was made from
     STORE/facts/DIGEST/level-007.json  not sealed: when, where and how long
     STORE/hints/ab/cdef...             not sealed: which record holds a training, by the content of what it began from
     STORE/quarantine/                  damaged files, set aside
@@ -64,6 +65,23 @@ class Store:
         path = self._record_path(trial, level)
         data = disk.read(path)
         return None if data is None else _unseal(data, path, {"trial": trial, "level": level})
+
+    def finding(self, trial: str, level: int, name: str) -> Record | None:
+        """What the diagnosis `name` found at a level, None where it was not made. Raises DamagedError."""
+        path = self._finding_path(trial, level, name)
+        data = disk.read(path)
+        return None if data is None else _unseal(data, path, {"trial": trial, "level": level, "diagnosis": name})
+
+    def findings(self, record: Record) -> dict[str, Record]:
+        """The intact findings that were made from this very level record, by diagnosis."""
+        folder = self._finding_path(record.body["trial"], record.body["level"], "any").parent
+        found: dict[str, Record] = {}
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+            with suppress(DamagedError, IncompatibleError):
+                one = _unseal(disk.read(path) or b"", path, {key: record.body[key] for key in ("trial", "level")})
+                if one.body["parent"] == record.seal:
+                    found[one.body["diagnosis"]] = one
+        return found
 
     def blob(self, digest: str) -> bytes:
         """The bytes named `digest`. Raises DamagedError where they are missing or altered."""
@@ -139,6 +157,14 @@ class Store:
                     lines.append(f"{path}: does not follow from a record before it")
                 seals.add(found.seal)
                 named |= dict.fromkeys(found.body["blobs"].values())
+        for path in sorted((self.folder / "findings").glob("*/*/*")):
+            try:
+                body = _unseal(disk.read(path) or b"", path, {}).body
+                if path != self._finding_path(body["trial"], body["level"], str(body.get("diagnosis"))):
+                    lines.append(f"{path}: the finding of another level or diagnosis")
+                named |= dict.fromkeys(body["blobs"].values())
+            except (DamagedError, IncompatibleError) as damage:
+                lines.append(str(damage))
         named |= {p.parent.name + p.name: None for p in sorted((self.folder / "objects").glob("*/*"))}
         for digest in named:
             try:
@@ -162,9 +188,7 @@ class Store:
         Raises IncompatibleError where an intact but different record of the same level stands: the run is not
         reproducible here, and neither version is thrown away.
         """
-        body = {**body, "format": FORMAT, "trial": trial, "level": level}
-        seal = hashlib.sha256(canonical_json(body)).hexdigest()
-        data = canonical_json({"record": body, "seal": seal}) + b"\n"
+        sealed, data = _seal({**body, "trial": trial, "level": level})
         path = self._record_path(trial, level)
         if not self._keep(path, data, replace=False):
             rival = self._aside(f"{trial}-{path.name}-rival")
@@ -172,7 +196,13 @@ class Store:
             raise IncompatibleError(
                 f"{path}: a repeated run gave another result, kept as {rival}; not reproducible on this machine"
             )
-        return Record(body, seal)
+        return sealed
+
+    def put_finding(self, trial: str, level: int, name: str, body: Mapping[str, Any]) -> Record:
+        """Seal and keep what a diagnosis found, in place of what it found before: it can always be made again."""
+        sealed, data = _seal({**body, "trial": trial, "level": level, "diagnosis": name})
+        self._keep(self._finding_path(trial, level, name), data, replace=True)
+        return sealed
 
     def put_hint(self, key: str, trial: str, level: int) -> None:
         """Note which record holds the training named `key`. A hint that is lost or wrong costs a training, no more."""
@@ -328,6 +358,10 @@ class Store:
     def _record_path(self, trial: str, level: int | None) -> Path:
         return self.folder / "trials" / trial / ("trial.json" if level is None else _level_name(level))
 
+    def _finding_path(self, trial: str, level: int, name: str) -> Path:
+        folder = self.folder / "findings" / trial / _level_name(level).removesuffix(".json")
+        return folder / f"{name.replace(':', '.')}.json"
+
     def _blob_path(self, digest: str) -> Path:
         return self.folder / "objects" / digest[:2] / digest[2:]
 
@@ -341,6 +375,13 @@ class Store:
 
 def _level_name(level: int) -> str:
     return f"level-{level:03d}.json"
+
+
+def _seal(body: Mapping[str, Any]) -> tuple[Record, bytes]:
+    """A record and the file that holds it."""
+    fields = {**body, "format": FORMAT}
+    seal = hashlib.sha256(canonical_json(fields)).hexdigest()
+    return Record(fields, seal), canonical_json({"record": fields, "seal": seal}) + b"\n"
 
 
 def _unseal(data: bytes, path: Path, expected: Mapping[str, Any]) -> Record:

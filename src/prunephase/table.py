@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -12,39 +13,19 @@ from prunephase.store import Record, Store
 from prunephase.study import Study
 from prunephase.trial import Trial, canonical_json
 
+ROWS = 2_000  # made into a frame at once: as Python objects a row takes 9 KB
+
 
 def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
     """One row per finished (trial, level): the trial's fields under dotted names, counts, the last epoch's measures.
 
     Headline measures are those of the last epoch. `best_*` names the epoch that the validation split chose;
-    `oracle_*` the one that the test split would have chosen: for comparison with papers only.
+    `oracle_*` the one that the test split would have chosen: for comparison with papers only. Findings of diagnoses add
+    their headline numbers.
     """
-    rows: list[dict[str, Any]] = []
-    for trial in trials:
-        fixed = {"trial": trial.digest(), **_flat(trial)}
-        for record in store.levels(trial):
-            body = record.body
-            epochs = body["epochs"]
-            rows.append(
-                {
-                    **fixed,
-                    "level": body["level"],
-                    "status": body["status"],
-                    "prunable": body["prunable"],
-                    "remaining": body["remaining"],
-                    "sparsity": body["sparsity"],
-                    "density": 1.0 - body["sparsity"],
-                    "epochs": len(epochs["epoch"]),
-                    **{
-                        k: (v[-1] if v else None) for k, v in epochs.items() if k not in ("epoch", "lr", "running_loss")
-                    },
-                    **_chosen(
-                        epochs, "validation_accuracy", "best_epoch", "best_validation_accuracy", "test_accuracy_at_best"
-                    ),
-                    **_chosen(epochs, "test_accuracy", "oracle_epoch", None, "oracle_test_accuracy"),
-                }
-            )
-    frame = pl.DataFrame(rows, infer_schema_length=None)
+    rows = _rows(store, trials)
+    frames = [pl.DataFrame(part, infer_schema_length=None) for part in iter(lambda: list(islice(rows, ROWS)), [])]
+    frame = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
     # A column may hold nothing at all, as where every trial diverged; it keeps its type.
     measured = [name for name in frame.columns if name.endswith(("_accuracy", "_loss", "_at_best", "_epoch"))]
     return frame.with_columns(pl.col(name).cast(_type(name)) for name in measured)
@@ -54,12 +35,18 @@ def epochs(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
     """One row per (trial, level, epoch)."""
     frames = []
     for trial in trials:
-        fixed = {"trial": trial.digest(), **_flat(trial)}
-        for record in store.levels(trial):
-            columns = {k: pl.Series(k, v, dtype=_type(k)) for k, v in record.body["epochs"].items()}
-            place = {key: record.body[key] for key in ("level", "status", "sparsity")}
-            constants = [pl.lit(v).alias(k) for k, v in {**fixed, **place}.items()]
-            frames.append(pl.DataFrame(columns).select(*constants, *columns))
+        if bodies := [record.body for record in store.levels(trial)]:
+            lengths = [len(body["epochs"]["epoch"]) for body in bodies]
+            place = [
+                pl.Series(key, [body[key] for body, n in zip(bodies, lengths, strict=True) for _ in range(n)], dtype)
+                for key, dtype in (("level", pl.Int32), ("status", pl.String), ("sparsity", pl.Float64))
+            ]
+            columns = [
+                pl.Series(key, [value for body in bodies for value in body["epochs"][key]], _type(key))
+                for key in bodies[0]["epochs"]
+            ]
+            fixed = [pl.lit(v).alias(k) for k, v in {"trial": trial.digest(), **_flat(trial)}.items()]
+            frames.append(pl.DataFrame([*place, *columns]).select(*fixed, pl.all()))
     return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
 
 
@@ -84,6 +71,43 @@ def provenance(store: Store, study: Study) -> dict[str, Any]:
         "numerics": {f"fingerprint {i}": value for i, value in enumerate(prints.values(), start=1)},
         "data": sorted({head.body["data"]["fingerprint"] for head in heads}),
         "training seconds": round(seconds, 3),
+    }
+
+
+def _rows(store: Store, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+    for trial in trials:
+        fixed = {"trial": trial.digest(), **_flat(trial)}
+        for record in store.levels(trial):
+            yield {**fixed, **_cells(record.body), **headlines(store.findings(record))}
+
+
+def headlines(findings: Mapping[str, Record]) -> dict[str, Any]:
+    """The numbers that diagnoses say of the whole network, as columns: distance_total, entropy_mean, ..."""
+    cells: dict[str, Any] = {}
+    for name, finding in findings.items():
+        for row in finding.body["rows"]:
+            if row.get("part") == "network":
+                prefix = name.rpartition(":")[2]
+                cells |= {f"{prefix}_{column}": value for column, value in row.items() if column != "part"}
+                break
+    return cells
+
+
+def _cells(body: dict[str, Any]) -> dict[str, Any]:
+    """What a level's record adds to the fields of its trial."""
+    epochs = body["epochs"]
+    last = {k: (v[-1] if v else None) for k, v in epochs.items() if k not in ("epoch", "lr", "running_loss")}
+    return {
+        "level": body["level"],
+        "status": body["status"],
+        "prunable": body["prunable"],
+        "remaining": body["remaining"],
+        "sparsity": body["sparsity"],
+        "density": 1.0 - body["sparsity"],
+        "epochs": len(epochs["epoch"]),
+        **last,
+        **_chosen(epochs, "validation_accuracy", "best_epoch", "best_validation_accuracy", "test_accuracy_at_best"),
+        **_chosen(epochs, "test_accuracy", "oracle_epoch", None, "oracle_test_accuracy"),
     }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import numpy as plain
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -48,6 +50,16 @@ def unpack_weights(data: bytes, masks: Mapping[str, Tensor]) -> dict[str, Tensor
         full[mask] = weights[name]
         weights[name] = full
     return weights
+
+
+def pack_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Arrays by name."""
+    return plain.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def unpack_arrays(data: bytes) -> dict[str, NDArray[np.generic]]:
+    """The inverse of `pack_arrays`."""
+    return plain.load(data)
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:

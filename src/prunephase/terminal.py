@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from prunephase.events import Diagnosed
 from prunephase.runs import Observer, waves
 from prunephase.store import Store
 from prunephase.study import Study
@@ -41,14 +42,19 @@ def _ignore(_trial: Trial, _event: Any) -> None:
 @contextmanager
 def watch(study: Study, store: Store, *, quiet: bool) -> Iterator[Observer]:
     """An observer of a run: a bar on a terminal, one plain line per level elsewhere, nothing if `quiet`."""
-    names = _names(study)
-    trials = list(chain(*waves(study.trials)))
-    total, done = sum(map(store.missing, trials)), 0
+    with follow(study, sum(map(store.missing, chain(*waves(study.trials)))), quiet=quiet) as observe:
+        yield observe
+
+
+@contextmanager
+def follow(study: Study, total: int, *, quiet: bool) -> Iterator[Observer]:
+    """An observer of `total` things to be done: levels to be trained, or findings to be made."""
+    names, done = _names(study), 0
     if quiet:
         yield _ignore
     elif sys.stderr.isatty():
         with _bar() as bar:
-            task = bar.add_task("levels", total=total, now="starting")
+            task = bar.add_task("", total=total, now="starting")
 
             def show(trial: Trial, event: Any) -> None:
                 text = _line(names.get(trial.digest(), trial.digest()), event)
@@ -124,6 +130,8 @@ def _line(name: str, event: Any) -> str:
         return f"{name}: {event.text}" if getattr(event, "trial", name) else event.text
     if getattr(event, "cached", True):
         return ""
+    if isinstance(event, Diagnosed):
+        return f"{name}  level {event.level:2d}  {event.name}  {event.seconds:.1f} s"
     values = event.values
     state = "" if event.status == "ok" else f"  {event.status.upper()}"
     state += "  (trained with another trial)" if event.shared else ""

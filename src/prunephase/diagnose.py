@@ -1,0 +1,211 @@
+"""Diagnosing: which findings are missing, who makes them, and where they are kept.
+
+A finding is kept beside the level it was made from, with that level's seal: a level that is made again, or a diagnosis
+whose meaning changed, is diagnosed again; nothing else ever is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunephase import execute, table
+from prunephase.analysis import phases
+from prunephase.analysis.curve import curve
+from prunephase.bench import Bench, Site
+from prunephase.diagnoses import DIAGNOSES, Diagnosis
+from prunephase.errors import DamagedError, UserError
+from prunephase.events import Diagnosed
+from prunephase.plugins import resolve
+from prunephase.store import Record, Store
+from prunephase.study import Study
+from prunephase.task import Finished, Task
+from prunephase.tensors import pack_arrays, unpack_arrays
+from prunephase.trial import Trial
+
+if TYPE_CHECKING:
+    from prunephase.snapshot import Snapshot
+
+ROLES = ("dense", "dip", "peak", "collapsed", "last")
+
+
+@dataclass
+class Outcome:
+    """What became of a diagnosis of a study. failed: {trial digest: one line}."""
+
+    made: int = 0
+    cached: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+Observer = Callable[[Trial, Any], None]
+Wanted = Mapping[tuple[str, ...], Sequence[Task]]  # what is asked of which levels, by the names of the diagnoses
+
+
+def wanted(study: Study, store: str | Path, diagnoses: Sequence[Diagnosis], levels: Sequence[str] = ()) -> Wanted:
+    """The finished levels of `study` that `diagnoses` are to be asked of.
+
+    levels: numbers, "all", or roles in the curve of the study: dense, dip, peak, collapsed, last; default: what each
+    diagnosis says. Raises UserError where nothing is finished or a level is unknown.
+    """
+    place = Store(store)
+    rows = table.levels(place, study.trials)
+    if rows.is_empty():
+        raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its store")
+    stories = roles(rows)
+    found: dict[tuple[str, ...], list[Task]] = {}
+    for trial in study.trials:
+        done = [record.body["level"] for record in place.levels(trial) if record.body["status"] == "ok"]
+        asked: dict[int, list[str]] = {}
+        for diagnosis in diagnoses:
+            for level in _levels(levels or [diagnosis.levels], stories.get(trial.digest(), {}), done):
+                asked.setdefault(level, []).append(diagnosis.name)
+        for level, names in asked.items():
+            found.setdefault(tuple(names), []).append(Task(trial, (level,)))
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))  # the longest first
+
+
+def diagnose(
+    wanted: Wanted,
+    store: str | Path,
+    diagnoses: Sequence[Diagnosis],
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
+    plugins: Collection[str] = (),
+    observe: Observer | None = None,
+) -> Outcome:
+    """Make the findings of `wanted` that are missing, in parallel over the levels."""
+    outcome = Outcome()
+    site = Site(Path(store), device, frozenset(plugins))
+    kinds = {diagnosis.name: diagnosis for diagnosis in diagnoses}
+    for names, tasks in wanted.items():
+        work = partial(examine, site=site, diagnoses=[kinds[name] for name in names])
+        count = min(workers if workers is not None else execute.default_workers(), len(tasks))
+        with closing(execute.map(work, [[task] for task in tasks], count)) as events:
+            for task, event in events:
+                if isinstance(event, Diagnosed):
+                    outcome.cached += event.cached
+                    outcome.made += not event.cached
+                if isinstance(event, Finished) and event.problem is not None:
+                    outcome.failed[task.trial.digest()] = event.problem
+                if observe is not None:
+                    observe(task.trial, event)
+    return outcome
+
+
+def roles(rows: Any) -> dict[str, dict[str, int]]:
+    """Levels that tell the story of each trial's curve, by trial digest: dense, dip, peak, collapsed, last."""
+    found: dict[str, dict[str, int]] = {}
+    for group in curve(rows).groups():
+        said = phases(group)
+        story = {"dense": int(group.levels[0]), "last": int(group.levels[-1])}
+        story |= {name: point.level for name, point in (("dip", said.dip), ("peak", said.peak)) if point is not None}
+        if "collapsed" in said.phases:
+            story["collapsed"] = said.phases["collapsed"].end
+        mine = rows
+        for name, value in group.key.items():
+            mine = mine.filter([repr(cell) == repr(value) for cell in mine[name]])
+        found |= dict.fromkeys(mine["trial"].unique(), story)
+    return found
+
+
+def _levels(wanted: Sequence[str], story: Mapping[str, int], done: Sequence[int]) -> list[int]:
+    """The finished levels that `wanted` names, rising."""
+    chosen: set[int] = set()
+    for word in wanted:
+        if word == "all":
+            chosen.update(done)
+        elif word == "roles":
+            chosen.update(story.get(role, story["last"]) for role in ROLES if role in story)
+        elif word in ROLES:
+            chosen.update([story[word]] if word in story else [])
+        elif word.isascii() and word.isdecimal():
+            chosen.add(int(word))
+        else:
+            raise UserError(f"--levels {word}: expected numbers, all, or of {', '.join(ROLES)}")
+    return sorted(chosen & set(done))
+
+
+def examine(tasks: Sequence[Task], site: Site, diagnoses: Sequence[Diagnosis]) -> Iterator[tuple[Task, Any]]:
+    """A worker's part: the findings of `diagnoses` at the levels of `tasks`, each sealed before it is said."""
+    from prunephase.revive import snapshot
+
+    store = Store(site.store)
+    for task in tasks:
+        bench = Bench(task.trial, site)
+        for level in task.levels or ():
+            record = store.record(task.trial.digest(), level)
+            assert record is not None
+            seen: Snapshot | None = None
+            for diagnosis in diagnoses:
+                began = time.monotonic()
+                found = current(store, task.trial, record, diagnosis)
+                if found is None:
+                    seen = seen or snapshot(store, task.trial, level, bench)
+                    if "redense" in diagnosis.takes:
+                        seen = replace(seen, redense=_redense(store, task.trial, record))
+                    _commit(store, task.trial, record, diagnosis, seen, bench)
+                said = Diagnosed(
+                    task.trial.digest(), level, diagnosis.name, time.monotonic() - began, found is not None
+                )
+                yield task, said
+        yield task, Finished()
+
+
+def current(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis) -> Record | None:
+    """The finding of `diagnosis` that was made from this very record, with all its blobs; None where there is none."""
+    try:
+        found = store.finding(trial.digest(), record.body["level"], diagnosis.name)
+        if found is None or found.body["version"] != diagnosis.version or found.body["parent"] != record.seal:
+            return None
+        for blob in found.body["blobs"].values():
+            store.blob(blob)
+        if found.body["takes"] != _taken(store, trial, record, diagnosis):
+            return None
+    except DamagedError:  # made again
+        return None
+    return found
+
+
+def _taken(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis) -> dict[str, str]:
+    """Seals of the findings that `diagnosis` is given at this level."""
+    below = {name: current(store, trial, record, DIAGNOSES[name]) for name in diagnosis.takes}
+    return {name: found.seal for name, found in below.items() if found is not None}
+
+
+def _commit(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis, seen: Snapshot, bench: Bench) -> None:
+    from prunephase.measure.finding import Finding
+
+    allowed = bench.site.plugins | {"prunephase"}
+    said = resolve(diagnosis.function, allowed, "--only")(seen)
+    finding = said if isinstance(said, Finding) else Finding(said)
+    store.put_finding(
+        trial.digest(),
+        record.body["level"],
+        diagnosis.name,
+        {
+            "parent": record.seal,
+            "version": diagnosis.version,
+            "takes": _taken(store, trial, record, diagnosis),
+            "numerics": bench.numerics,
+            "rows": [dict(row) for row in finding.rows],
+            "blobs": {"arrays": store.put_blob(pack_arrays(finding.arrays))} if finding.arrays else {},
+        },
+    )
+
+
+def _redense(store: Store, trial: Trial, record: Record) -> Any:
+    """The weights after re-dense training, where that was done."""
+    found = current(store, trial, record, DIAGNOSES["redense"])
+    if found is None or "arrays" not in found.body["blobs"]:
+        return None
+    import torch
+
+    arrays = unpack_arrays(store.blob(found.body["blobs"]["arrays"]))
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
