@@ -137,6 +137,49 @@ def test_what_a_diagnosis_needs_comes_before_it() -> None:
     assert [diagnosis.name for diagnosis in chosen(["landscape", "distance"])] == ["distance", "landscape"]
     for place, diagnosis in enumerate(DIAGNOSES.values()):
         assert all(list(DIAGNOSES).index(name) < place for name in diagnosis.takes)
+
+
+def test_findings_of_several_levels_are_made_from_those_of_each(finished: tuple[study.Study, Path]) -> None:
+    chosen_study, store = finished
+    (trial,) = chosen_study.trials
+    kinds, place = chosen(["forgetting", "harm"]), Store(store)
+    assert [kind.name for kind in kinds] == ["memorisation", "forgetting", "calibration", "harm"]
+    levels = trial.pruning.levels + 1
+    assert made(chosen_study, store, *kinds).made == 2 * levels + 1 + (levels - 1)
+    assert made(chosen_study, store, *kinds).made == 0
+    ladder, harm = place.finding(trial.digest(), 0, "forgetting"), place.finding(trial.digest(), 2, "harm")
+    assert ladder is not None
+    assert harm is not None
+    assert len(ladder.body["takes"]) == levels
+    assert set(harm.body["takes"]) == {"calibration 0", "calibration 2"}
+    forgotten = unpack_arrays(place.blob(ladder.body["blobs"]["arrays"]))["forgotten"]
+    fitted = []
+    for level in range(levels):
+        below = place.finding(trial.digest(), level, "memorisation")
+        assert below is not None
+        bits = unpack_arrays(place.blob(below.body["blobs"]["arrays"]))["train_given"]
+        fitted.append(np.unpackbits(bits, count=len(forgotten)).astype(bool))
+    assert (np.isinf(forgotten) == fitted[-1]).all()
+
+
+@pytest.mark.parametrize("restart", [{}, {"mode": "finetune"}, {"mode": "scratch"}, {"mode": "lr-rewind", "to": "3it"}])
+def test_the_ledger_repeats_the_very_training(
+    tiny: dict[str, Any], tmp_path: Path, train: Any, restart: dict[str, Any]
+) -> None:
+    fields = {**tiny, "restart": restart, "recipe": {**tiny.get("recipe", {}), "epochs": 2}}
+    assert train(fields, tmp_path / "runs").code == 0
+    whole = study.parse(fields)
+    made(whole, tmp_path / "runs", DIAGNOSES["ledger"], levels=["0", "2"])
+    (trial,), place = whole.trials, Store(tmp_path / "runs")
+    for level in (0, 2):
+        record, finding = place.record(trial.digest(), level), place.finding(trial.digest(), level, "ledger")
+        assert record is not None
+        assert finding is not None
+        assert finding.body["rows"][0]["repeated"] is True
+        bits = unpack_arrays(place.blob(finding.body["blobs"]["arrays"]))["train_given"]
+        count = finding.body["rows"][0]["examples"]
+        shares = np.unpackbits(bits, axis=1, count=count).mean(axis=1)
+        assert np.allclose(shares, record.body["epochs"]["train_accuracy"][-len(shares) :], atol=1e-12)
     with pytest.raises(UserError, match="did you mean 'entropy'"):
         chosen(["entropi"])
     with pytest.raises(UserError, match="allow it with --plugins mine"):

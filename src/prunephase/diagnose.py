@@ -29,6 +29,7 @@ from prunephase.tensors import pack_arrays, unpack_arrays
 from prunephase.trial import Trial
 
 if TYPE_CHECKING:
+    from prunephase.measure.finding import Finding, Row
     from prunephase.snapshot import Snapshot
 
 ROLES = ("dense", "dip", "peak", "collapsed", "last")
@@ -62,7 +63,7 @@ def wanted(study: Study, store: str | Path, diagnoses: Sequence[Diagnosis], leve
     for trial in study.trials:
         done = [record.body["level"] for record in place.levels(trial) if record.body["status"] == "ok"]
         asked: dict[int, list[str]] = {}
-        for diagnosis in diagnoses:
+        for diagnosis in (kind for kind in diagnoses if kind.across is None):
             for level in _levels(levels or [diagnosis.levels], stories.get(trial.digest(), {}), done):
                 asked.setdefault(level, []).append(diagnosis.name)
         for level, names in asked.items():
@@ -96,6 +97,14 @@ def diagnose(
                     outcome.failed[task.trial.digest()] = event.problem
                 if observe is not None:
                     observe(task.trial, event)
+    place = Store(store)
+    for trial in {task.trial.digest(): task.trial for tasks in wanted.values() for task in tasks}.values():
+        for diagnosis in (kind for kind in diagnoses if kind.across is not None):
+            for event in _across(place, trial, diagnosis):
+                outcome.cached += event.cached
+                outcome.made += not event.cached
+                if observe is not None:
+                    observe(trial, event)
     return outcome
 
 
@@ -150,7 +159,9 @@ def examine(tasks: Sequence[Task], site: Site, diagnoses: Sequence[Diagnosis]) -
                     seen = seen or snapshot(store, task.trial, level, bench)
                     if "redense" in diagnosis.takes:
                         seen = replace(seen, redense=_redense(store, task.trial, record))
-                    _commit(store, task.trial, record, diagnosis, seen, bench)
+                    said = resolve(diagnosis.function, site.plugins | {"prunephase"}, "--only")(seen)
+                    takes = _taken(store, task.trial, record, diagnosis)
+                    _put(store, task.trial, record, diagnosis, takes, said, bench.numerics)
                 said = Diagnosed(
                     task.trial.digest(), level, diagnosis.name, time.monotonic() - began, found is not None
                 )
@@ -160,14 +171,17 @@ def examine(tasks: Sequence[Task], site: Site, diagnoses: Sequence[Diagnosis]) -
 
 def current(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis) -> Record | None:
     """The finding of `diagnosis` that was made from this very record, with all its blobs; None where there is none."""
+    return _kept(store, trial, record, diagnosis, _taken(store, trial, record, diagnosis))
+
+
+def _kept(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis, takes: Mapping[str, str]) -> Record | None:
     try:
         found = store.finding(trial.digest(), record.body["level"], diagnosis.name)
-        if found is None or found.body["version"] != diagnosis.version or found.body["parent"] != record.seal:
+        wanted = {"version": diagnosis.version, "parent": record.seal, "takes": dict(takes)}
+        if found is None or any(found.body[key] != value for key, value in wanted.items()):
             return None
         for blob in found.body["blobs"].values():
             store.blob(blob)
-        if found.body["takes"] != _taken(store, trial, record, diagnosis):
-            return None
     except DamagedError:  # made again
         return None
     return found
@@ -179,11 +193,17 @@ def _taken(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis) -> 
     return {name: found.seal for name, found in below.items() if found is not None}
 
 
-def _commit(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis, seen: Snapshot, bench: Bench) -> None:
+def _put(
+    store: Store,
+    trial: Trial,
+    record: Record,
+    diagnosis: Diagnosis,
+    takes: Mapping[str, str],
+    said: Finding | Sequence[Row],
+    numerics: Mapping[str, Any],
+) -> None:
     from prunephase.measure.finding import Finding
 
-    allowed = bench.site.plugins | {"prunephase"}
-    said = resolve(diagnosis.function, allowed, "--only")(seen)
     finding = said if isinstance(said, Finding) else Finding(said)
     store.put_finding(
         trial.digest(),
@@ -192,12 +212,45 @@ def _commit(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis, se
         {
             "parent": record.seal,
             "version": diagnosis.version,
-            "takes": _taken(store, trial, record, diagnosis),
-            "numerics": bench.numerics,
+            "takes": dict(takes),
+            "numerics": dict(numerics),
             "rows": [dict(row) for row in finding.rows],
             "blobs": {"arrays": store.put_blob(pack_arrays(finding.arrays))} if finding.arrays else {},
         },
     )
+
+
+def _across(store: Store, trial: Trial, diagnosis: Diagnosis) -> Iterator[Diagnosed]:
+    """The findings of a diagnosis that is made from those of several levels."""
+    (below,) = diagnosis.needs
+    records = {record.body["level"]: record for record in store.levels(trial) if record.body["status"] == "ok"}
+    known = {level: current(store, trial, record, DIAGNOSES[below]) for level, record in records.items()}
+    made = {level: found for level, found in known.items() if found is not None}
+    if 0 not in made or len(made) < 2:
+        return
+    groups = {0: tuple(made)} if diagnosis.across == "ladder" else {level: (0, level) for level in made if level}
+    for level, levels in groups.items():
+        began, takes = time.monotonic(), {f"{below} {at}": made[at].seal for at in levels}
+        found = _kept(store, trial, records[level], diagnosis, takes)
+        if found is None:
+            ask, seen = (
+                resolve(diagnosis.function, {"prunephase"}, "--only"),
+                [_finding(store, made[at]) for at in levels],
+            )
+            if diagnosis.across == "ladder":
+                said = ask({records[at].body["sparsity"]: one for at, one in zip(levels, seen, strict=True)})
+            else:
+                said = ask(*seen)
+            _put(store, trial, records[level], diagnosis, takes, said, records[level].body["numerics"])
+        yield Diagnosed(trial.digest(), level, diagnosis.name, time.monotonic() - began, found is not None)
+
+
+def _finding(store: Store, found: Record) -> Finding:
+    """A stored finding as it was given."""
+    from prunephase.measure.finding import Finding
+
+    blobs = found.body["blobs"]
+    return Finding(found.body["rows"], unpack_arrays(store.blob(blobs["arrays"])) if blobs else {})
 
 
 def _redense(store: Store, trial: Trial, record: Record) -> Any:

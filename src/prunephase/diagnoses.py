@@ -15,8 +15,9 @@ class Diagnosis:
     """One question to a level. function: module:function, which imports torch; (Snapshot) -> Finding or rows.
 
     levels: asked at every level, or at those that tell the story (dense, dip, peak, collapsed), where it is dear.
-    needs: diagnoses that are made before it; uses: those whose findings it takes where they are known. version: raised
-    by hand when its meaning changes.
+    across: made from what `needs` names has found: of the whole ladder, or of the dense level and another one; function
+    then takes these findings. needs: diagnoses that are made before it; uses: those whose findings it takes where they
+    are known. version: raised by hand when its meaning changes.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Diagnosis:
     definition: str
     source: str
     levels: Literal["all", "roles"] = "all"
+    across: Literal["ladder", "pair"] | None = None
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     version: int = 1
@@ -54,6 +56,24 @@ _ALL = (
         "He et al. 2022 (ICLR submission), section 3.1",
     ),
     Diagnosis(
+        "forgetting",
+        "prunephase.measure.memorisation:forgetting",
+        "When examples are forgotten",
+        "The sparsity from which on no level fits a training example any more (its forgetting sparsity), by subset.",
+        "This program's definition; after He et al. 2022 (ICLR submission), section 3.1",
+        across="ladder",
+        needs=("memorisation",),
+    ),
+    Diagnosis(
+        "ledger",
+        "prunephase.measure.ledger:ledger",
+        "The ledger, epoch by epoch",
+        "The level is trained once more, and it is noted bit by bit which examples it fits after every epoch; an "
+        "example is forgotten where it was fitted after one epoch and is not after the next.",
+        "Toneva et al. 2019",
+        levels="roles",
+    ),
+    Diagnosis(
         "distance",
         "prunephase.measure.distance:distance",
         "Learning distance",
@@ -78,6 +98,16 @@ _ALL = (
         "Expected calibration error with 15 bins of equal width, negative log-likelihood and Brier score on the test "
         "set, and accuracy class by class.",
         "Guo et al. 2017; Lei et al. 2023 (CigL)",
+    ),
+    Diagnosis(
+        "harm",
+        "prunephase.measure.calibration:harm",
+        "Who pays",
+        "Change of test accuracy from the dense network to a level, class by class, and the examples whose prediction "
+        "turns wrong, turns right or changes.",
+        "Hooker et al. 2019",
+        across="pair",
+        needs=("calibration",),
     ),
     Diagnosis(
         "structure",

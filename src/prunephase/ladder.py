@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from prunephase import prune, tensors
 from prunephase.bench import Bench, Site
-from prunephase.engine import Job, rates
+from prunephase.engine import Job
 from prunephase.errors import IncompatibleError
 from prunephase.events import Event, LevelDone, Note
-from prunephase.restart import Start, begin
-from prunephase.revive import finished, trained_state
+from prunephase.restart import Start
+from prunephase.revive import finished, start_of, trained_state
 from prunephase.snapshot import Snapshot
 from prunephase.store import Record, Store
 from prunephase.training import Answer, Busy, Weights, Wish, fit, key_of, taken_over, weights_of
@@ -143,7 +143,7 @@ def _level(
         at_hand = before if trial.builds_on(level) == level - 1 else None
         origin = at_hand or _State(*trained_state(store, parent))
         masks = _next_masks(trial, level, bench, store, network, initial, origin, before)
-        start = _start(trial, level, bench, store, origin)
+        start = start_of(trial, level, bench, store, origin.weights)
         network.load_state_dict(dict(start.weights))
         prune.zero_pruned(network, masks)
     job = Job(
@@ -202,19 +202,6 @@ def _level(
 def _masks_from(store: Store, trial: Trial, level: int) -> str | None:
     source = trial.source_trial()
     return finished(store, source, level).seal if source and level else None
-
-
-def _start(trial: Trial, level: int, bench: Bench, store: Store, origin: _State) -> Start:
-    """Where a sparse level begins, by the trial's restart."""
-    scratch = trial.restart.mode == "scratch"
-    return begin(
-        trial.restart,
-        trial.restart.iteration(bench.steps),
-        rates(trial.recipe)[-1],
-        tensors.unpack_weights(store.blob(finished(store, trial, 0).body["blobs"]["rewound"]), {}),
-        origin.weights,
-        lambda: weights_of(bench.network("level", level) if scratch else bench.network("re-init")),
-    )
 
 
 def _blobs(

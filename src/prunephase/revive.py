@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from prunephase import tensors
+from prunephase import prune, tensors
 from prunephase.bench import Bench
+from prunephase.engine import Job, rates
 from prunephase.errors import UserError
+from prunephase.restart import Start, begin
 from prunephase.snapshot import Snapshot
 from prunephase.store import Record, Store
+from prunephase.training import Weights, weights_of
 from prunephase.trial import Trial
 
 
@@ -25,6 +30,33 @@ def trained_state(store: Store, record: Record) -> tuple[dict[str, Tensor], dict
     """Masks and trained weights (a full state_dict, zero where pruned) of a finished level. Raises DamagedError."""
     masks = tensors.unpack_masks(store.blob(record.body["blobs"]["masks"]))
     return masks, tensors.unpack_weights(store.blob(record.body["blobs"]["weights"]), masks)
+
+
+def start_of(trial: Trial, level: int, bench: Bench, store: Store, final: Weights) -> Start:
+    """Where a sparse level begins, by the trial's restart; final: trained weights of the level it builds on."""
+    scratch = trial.restart.mode == "scratch"
+    return begin(
+        trial.restart,
+        trial.restart.iteration(bench.steps),
+        rates(trial.recipe)[-1],
+        tensors.unpack_weights(store.blob(finished(store, trial, 0).body["blobs"]["rewound"]), {}),
+        final,
+        lambda: weights_of(bench.network("level", level) if scratch else bench.network("re-init")),
+    )
+
+
+def again(store: Store, trial: Trial, level: int, bench: Bench) -> Job:
+    """The job that trained a finished level, ready to train it once more."""
+    masks, _ = trained_state(store, finished(store, trial, level))
+    there = {name: mask.to(bench.device) for name, mask in masks.items()}
+    network, start = bench.network(), None
+    above = trial.builds_on(level)
+    if above is not None:
+        start = start_of(trial, level, bench, store, trained_state(store, finished(store, trial, above))[1])
+        network.load_state_dict(dict(start.weights))
+        prune.zero_pruned(network, there)
+    place = (network, bench.data, trial.recipe, trial.seed, level, there)
+    return Job(*place, begin=start.step, lr=start.lr) if start else Job(*place)
 
 
 def snapshot(store: Store, trial: Trial, level: int, bench: Bench) -> Snapshot:
@@ -44,4 +76,5 @@ def snapshot(store: Store, trial: Trial, level: int, bench: Bench) -> Snapshot:
     with torch.no_grad():
         network.load_state_dict(weights)
     there = {name: mask.to(bench.device) for name, mask in masks.items()}
-    return Snapshot(trial, level, network, there, starts["initial"], data, starts["rewound"])
+    repeat = partial(again, store, trial, level, bench)
+    return Snapshot(trial, level, network, there, starts["initial"], data, starts["rewound"], again=repeat)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from prunephase import streams
 from prunephase.data import Dataset
 from prunephase.trial import Trial
 
+if TYPE_CHECKING:
+    from prunephase.engine import Job
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -19,7 +23,8 @@ class Snapshot:
 
     level: that of the network; masks: {parameter name: bool tensor of its shape}, True where the weight lives; initial:
     state_dict of the dense start. `data` carries noisy labels and, beside them, the true ones. Of a finished level, as
-    diagnoses see it: rewound, the state_dict at the rewind point; redense, that after re-dense training.
+    diagnoses see it: rewound, the state_dict at the rewind point; redense, that after re-dense training; again gives
+    the job that trained it.
     """
 
     trial: Trial
@@ -30,6 +35,7 @@ class Snapshot:
     data: Dataset
     rewound: Mapping[str, Tensor] | None = None
     redense: Mapping[str, Tensor] | None = None
+    again: Callable[[], Job] | None = None
 
     def generator(self, *where: int | str) -> np.random.Generator:
         """The random stream of this level's scores; name what you draw for: `snapshot.generator("layer1.weight")`."""

@@ -115,13 +115,13 @@ class Noise(Frozen):
     )
     map: dict[str, int] | Literal["block5"] | None = Field(
         None,
-        description='asymmetric: {"2" = 7, ...}; default: the map of He et al. for the data source; block5: the next of '
-        "each five classes in order, as their code does for CIFAR-100",
+        description='asymmetric: {"2" = 7, ...}; default: the map of He et al. for the data source; block5: the next '
+        "of each five classes in order, as their code does for CIFAR-100",
     )
     path: str | None = Field(
         None,
-        description="human: labels as npz, npy, csv, txt or pt, in the order of the training set; default: CIFAR-N's file "
-        "in the data folder",
+        description="human: labels as npz, npy, csv, txt or pt, in the order of the training set; default: CIFAR-N's "
+        "file in the data folder",
     )
     key: str | None = Field(None, description="human: name of the array in the npz, or of the column in the csv")
     seed: int | None = Field(None, ge=0, description="seed of the pattern; default: that of the trial, so it varies")
@@ -146,8 +146,9 @@ class Model(Frozen):
 
     name: Annotated[str, _family(MODELS)] = Field(
         "lenet-300-100",
-        description="lenet-300-100 | mlp (widths) | small-cnn (channels) | resnet18 (width, max_pool) | resnet101 (width) "
-        "| vgg-like (delta, gamma) | vgg16 (width) | vit (patch, dim, depth, heads, mlp_dim, dropout) | module:function",
+        description="lenet-300-100 | mlp (widths) | small-cnn (channels) | resnet18 (width, max_pool) | resnet101 "
+        "(width) | vgg-like (delta, gamma) | vgg16 (width) | vit (patch, dim, depth, heads, mlp_dim, dropout) | "
+        "module:function",
     )
     kwargs: Arguments = Field({}, description="arguments of the model, such as widths = [300, 100]")
     init: Literal["default", "he-paper", "he-code"] = Field(
@@ -178,8 +179,7 @@ class Recipe(Frozen):
     )
     decay_by: dict[str, float] = Field(
         {},
-        description='weight decay of some parameters, by name (* and ?): {"*.bias" = 0.0}; others '
-        "have weight_decay",
+        description='weight decay of some parameters, by name (* and ?): {"*.bias" = 0.0}; others have weight_decay',
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: products in bfloat16 (autocast), weights and their updates in float32; faster"
