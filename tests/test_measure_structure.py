@@ -16,7 +16,7 @@ from measured import K, dataset, row, snapshot
 from prunephase import models, study
 from prunephase.bench import Bench, Site
 from prunephase.measure.reach import reach
-from prunephase.measure.structure import ahead, collapses, structure
+from prunephase.measure.structure import ahead, collapses, macs, structure
 from prunephase.revive import snapshot as revived
 from prunephase.store import Store
 from prunephase.trial import Model, Pruning, Restart, Trial
@@ -240,3 +240,14 @@ def test_a_next_level_that_does_not_follow_from_this_one_is_not_foretold(trial: 
     net = models.build(Model(name="mlp"), (6,), K, 0)
     masks = {"hidden1.weight": torch.ones(300, 6, dtype=torch.bool)}
     assert ahead(snapshot(net, dataset(), masks, trial=trial, level=1)) is None
+
+
+def test_multiplications_are_those_of_the_surviving_weights() -> None:
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    masks = {"0.weight": torch.arange(30).reshape(5, 6) % 3 == 0, "2.weight": torch.arange(20).reshape(4, 5) < 5}
+    seen = snapshot(network, dataset(), masks)
+    assert macs(seen) == 10 + 5
+    pictures = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 4 * 4, 4))
+    half = {"0.weight": torch.arange(54).reshape(2, 3, 3, 3) % 2 == 0}
+    seen = snapshot(pictures, dataset((3, 4, 4), 20, 10), half)
+    assert macs(seen) == 27 * 16 + 32 * 4

@@ -178,7 +178,7 @@ def _kept(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis, take
     try:
         found = store.finding(trial.digest(), record.body["level"], diagnosis.name)
         wanted = {"version": diagnosis.version, "parent": record.seal, "takes": dict(takes)}
-        if found is None or any(found.body[key] != value for key, value in wanted.items()):
+        if found is None or any(found.body.get(key) != value for key, value in wanted.items()):
             return None
         for blob in found.body["blobs"].values():
             store.blob(blob)

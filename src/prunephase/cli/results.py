@@ -207,7 +207,11 @@ def phases(
 
 
 @app.command(
-    help_epilogue=examples("prunephase report study.toml -o report.html", "prunephase report study.toml -o curve.svg")
+    help_epilogue=examples(
+        "prunephase report study.toml -o report.html",
+        "prunephase report study.toml -o curve.svg",
+        "prunephase report study.toml --axis structure_macs",
+    )
 )
 def report(
     study: StudyFile,
@@ -216,6 +220,13 @@ def report(
     store: StoreFolder = Path("runs"),
     plugins: Plugins = NONE,
     output: Output = None,
+    axis: Annotated[
+        str,
+        Parameter(
+            help="Draw accuracy and diagnoses against level, sparsity, remaining, or a column of the table, such as "
+            "distance_total, entropy_mean or structure_macs."
+        ),
+    ] = "level",
 ) -> int:
     """Write the report of whatever is finished: one HTML page that needs nothing else (x.svg, x.png: its curve)."""
     from prunephase.reports import report as write
@@ -223,5 +234,5 @@ def report(
     chosen = load(study, changes, plugins)
     page = output or Path("report.html")
     writable(page)
-    print(write(chosen, page, store))
+    print(write(chosen, page, store, axis=axis))
     return Exit.OK

@@ -67,7 +67,7 @@ def surface(
     *,
     around: Around = "sparse",
     space: Space = "subspace",
-    points: int = 21,
+    points: int = 15,
     examples: int | None = 10_000,
 ) -> Finding:
     """Training loss over the plane of directions 0 and 1, x and y in [-1, 1]; see `landscape` for the rest.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from prunephase import prune
 from prunephase.measure.finding import Finding
 from prunephase.measure.layers import weights
+from prunephase.measure.passes import resting
 from prunephase.measure.reach import Reach, reach
 from prunephase.plugins import is_reference
 from prunephase.snapshot import Snapshot
@@ -27,8 +29,8 @@ def structure(snapshot: Snapshot) -> Finding:
     The network's row is over the prunable weights, its units over all layers but the last; sparsity and
     effective_sparsity are 1 minus the densities; collapses counts layers and collapsing names them. exact: False where
     an operation is not known and was taken to mix everything, so that dead units and effective_sparsity are the least
-    that they can be. None: not known, because the network cannot be traced (only its nominal sparsity is), or because
-    there is no next level that follows from this one.
+    that they can be; macs: see `macs`. None: not known, because the network cannot be traced (only its nominal sparsity
+    is), or because there is no next level that follows from this one.
     """
     network, masks = snapshot.network, snapshot.masks
     ways, after = reach(network, masks, snapshot.data.train.inputs[:2]), ahead(snapshot)
@@ -37,7 +39,26 @@ def structure(snapshot: Snapshot) -> Finding:
         for layer, names in weights(network).items()
         for name in names
     ]
-    return Finding([_network(masks, ways, after), *rows])
+    return Finding([{**_network(masks, ways, after), "macs": macs(snapshot)}, *rows])
+
+
+def macs(snapshot: Snapshot) -> float | None:
+    """Multiply-accumulates of one example's forward pass, those of a layer times its density; None: not countable."""
+    network, masks = snapshot.network, snapshot.masks
+    layers = weights(network)
+    sizes = {layer: sum(network.get_parameter(name).numel() for name in names) for layer, names in layers.items()}
+    pruned = {
+        layer: sum(int((~masks[name]).sum()) for name in names if name in masks) for layer, names in layers.items()
+    }
+    try:
+        with resting(network) as twin, FlopCounterMode(display=False) as counter:
+            twin(snapshot.data.train.inputs[:1])
+    except Exception:  # an operation that torch cannot count, in a user's network
+        return None
+    counts, kind = counter.get_flop_counts(), type(network).__name__
+    dense = {layer: sum(counts.get(f"{kind}.{layer}", {}).values()) for layer in layers}
+    spared = (pruned[layer] / sizes[layer] * dense[layer] for layer in layers)
+    return float(counter.get_total_flops() - sum(spared)) / 2
 
 
 def ahead(snapshot: Snapshot) -> dict[str, Tensor] | None:

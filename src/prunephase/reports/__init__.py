@@ -11,6 +11,7 @@ import polars as pl
 from prunephase import table
 from prunephase.disk import refusals
 from prunephase.errors import UserError
+from prunephase.reports.findings import kept
 from prunephase.reports.page import EPOCHS, render, static
 from prunephase.store import Store
 from prunephase.study import Study
@@ -20,12 +21,18 @@ __all__ = ["report"]
 
 
 def report(
-    study: Study | Iterable[Trial], output: str | Path = "report.html", store: str | Path = "runs", name: str = "study"
+    study: Study | Iterable[Trial],
+    output: str | Path = "report.html",
+    store: str | Path = "runs",
+    name: str = "study",
+    axis: str = "level",
 ) -> Path:
     """Write the report of whatever `store` holds of a study (or of some trials, called `name`). Gives its path.
 
     A name that ends in .svg or .png gets the main curve alone, as a picture; one that ends in .html the whole page.
-    Raises UserError for another name or where nothing is finished yet, StorageError where it cannot be written.
+    axis: what diagnoses and, once more, accuracy are drawn against: level, sparsity, remaining, or a column of numbers
+    of the table. Raises UserError for another name or axis or where nothing is finished yet, StorageError where it
+    cannot be written.
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
     place, page = Store(store), Path(output)
@@ -44,7 +51,7 @@ def report(
         ]
         content = render(
             *(chosen.name, levels, _steps(place, chosen.trials), table.cards(place, chosen.trials)),
-            *(table.provenance(place, chosen), missing),
+            *(table.provenance(place, chosen), missing, kept(place, chosen.trials), axis),
         )
     with refusals(page):
         page.parent.mkdir(parents=True, exist_ok=True)

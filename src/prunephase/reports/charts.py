@@ -74,7 +74,7 @@ def lines(
     """
     names = [each.name for each in drawn]
     rows = [_row(each, at, ladder, bounds) for each in drawn for at in each.points]
-    colour, dash, shape = _keys(drawn, names, paint, pointed=ladder is not None)
+    colour, dash, shape = keys(drawn, names, paint, pointed=ladder is not None)
     low, high = domain or limits(drawn, bounds)
     scale = alt.Scale(domain=[low, high], nice=False)
     across = alt.Undefined if span is None else list(span)
@@ -183,7 +183,7 @@ def spec(chart: alt.LayerChart, paint: Mapping[str, str]) -> dict[str, Any]:
     return made
 
 
-def _keys(
+def keys(
     drawn: Sequence[Line], names: Sequence[str], paint: Mapping[str, str], pointed: bool
 ) -> tuple[alt.Color, alt.StrokeDash, alt.Shape]:
     places = [i if each.place is None else each.place for i, each in enumerate(drawn)]

@@ -15,13 +15,17 @@ import vl_convert
 from markupsafe import Markup
 
 from prunephase.errors import UserError
-from prunephase.reports import charts, records, sections
+from prunephase.reports import charts, diagnoses, learning, maps, numbers, pairs, records, sections
+from prunephase.reports.findings import NONE, Findings
 from prunephase.reports.palette import DARK, LIGHT
 from prunephase.reports.parts import embedded
 from prunephase.reports.series import NEEDED, complete, ladder, series
 from prunephase.reports.words import ORACLE, clipped
 
-EPOCHS = {name: NEEDED[name] for name in ("trial", "seed", "level", "status", "train_accuracy", "test_accuracy")}
+EPOCHS = {
+    **{name: NEEDED[name] for name in ("trial", "seed", "level", "status", "train_accuracy", "test_accuracy")},
+    "epoch": pl.Int64,
+}
 
 
 def render(
@@ -31,26 +35,34 @@ def render(
     cards: Mapping[str, Mapping[str, Any]],
     provenance: Mapping[str, Any],
     missing: Sequence[str] = (),
+    findings: Findings = NONE,
+    across: str = "level",
 ) -> str:
     """The page as text. It needs no network and runs no script but its own, whatever the inputs hold.
 
     table: one row per trial and level; epochs: one row per trial, level and epoch; both may be half done or empty.
     cards: noise card, as JSON values, by trial digest. provenance: facts, nested at will. missing: what is unfinished,
-    a line each. Raises UserError where two rows claim one level of one trial.
+    a line each. findings: what diagnoses found; across: what they are drawn against, as `diagnoses.diagnoses` has it.
+    Raises UserError where two rows claim one level of one trial.
     """
-    rows, steps = complete(table), complete(epochs, {**EPOCHS, "epoch": pl.Int64})
+    rows, steps = complete(table), complete(epochs, EPOCHS)
     found = series(rows)
     axis = ladder(found)
     parts = [
         sections.verdict(found),
         sections.curves(found, axis),
-        sections.training(found, steps),
-        sections.subsets(found, axis),
+        maps.maps(found, axis, cards),
+        pairs.pairs(found, axis),
+        numbers.numbers(found, axis),
+        learning.training(found, steps),
+        learning.subsets(found, axis),
+        *diagnoses.diagnoses(found, axis, findings, across),
         records.noise(found, cards),
         records.levels(found, rows),
         records.settings(found, rows, provenance, missing),
     ]
-    panels = [panel for part in parts for figure in part.figures for panel in figure.panels]
+    shown = [part for part in parts if part is not None]
+    panels = [panel for part in shown for figure in part.figures for panel in figure.panels]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -60,7 +72,7 @@ def render(
     return environment.from_string(_text("template.html")).render(
         name=clipped(name),
         oracle=ORACLE,
-        sections=parts,
+        sections=shown,
         specs=Markup(embedded([panel.spec for panel in panels])),
         script=Markup(script),
         draw=Markup(draw),
