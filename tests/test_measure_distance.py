@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from measured import K, dataset, row, snapshot
 from prunephase import models
-from prunephase.measure.distance import correlation, crossing, distance
+from prunephase.analysis.relations import crossing
+from prunephase.measure.distance import distance
 from prunephase.measure.histograms import EDGES, histograms
 from prunephase.measure.layers import weights
 from prunephase.trial import Model
@@ -134,15 +134,6 @@ def test_the_crossing_is_where_the_sparse_weights_come_to_lie_closer(
 ) -> None:
     found = crossing([0.0, 0.2, 0.4, 0.6, 0.8], sparse, redense)
     assert found == (None if at is None else pytest.approx(at))
-
-
-def test_correlation_looks_past_the_threshold_alone() -> None:
-    x, y = [9.0, 1.0, 5.0, 4.0, 3.0, 1.0], [0.1, 0.9, 0.5, 0.62, 0.7, 0.71]
-    found = correlation(x, y, 2)
-    assert (found["levels"], found["spearman"]) == (4, -1.0)
-    assert found["pearson"] == pytest.approx(stats.pearsonr(x[2:], y[2:])[0])
-    assert correlation(x, y, 4)["pearson"] is None
-    assert correlation([1.0] * 6, y, 0)["spearman"] is None
 
 
 def levelled(scale: float) -> Any:

@@ -112,3 +112,19 @@ def _correlation(group: Group, other: Group) -> Fact:
             if len(mine) > 2 and np.ptp(mine) > 0 and np.ptp(signal) > 0:
                 found[seed] = stats.spearmanr(mine, signal).statistic
     return fact(found, "correlation")
+
+
+def crossing(sparsities: Sequence[float], sparse: Sequence[float], redense: Sequence[float]) -> float | None:
+    """The sparsity from which on the sparse weights lie closer to the initialisation than the re-dense ones.
+
+    He et al. (ICLR 2022 submission, section 5): at low sparsity the sparse ones are farther, at high sparsity closer.
+    Between the last level at which they are farther and the next it is interpolated, on a straight line in the
+    difference. All [L], sparsities rising; None where the sign does not change from farther to closer for good.
+    """
+    gap = np.asarray(sparse, dtype=np.float64) - np.asarray(redense, dtype=np.float64)
+    (farther,) = np.nonzero(gap > 0)
+    if not len(farther) or farther[-1] == len(gap) - 1:
+        return None
+    i = int(farther[-1])
+    share = gap[i] / (gap[i] - gap[i + 1])
+    return float(sparsities[i] + share * (sparsities[i + 1] - sparsities[i]))

@@ -1,14 +1,12 @@
 """Learning distance: how far training carried the weights from where they began."""
 
-# P weights of one layer, L levels.
+# P weights of one layer.
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
 
-import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from prunephase.measure.finding import Finding
@@ -83,31 +81,3 @@ def _row(part: str, parts: Sequence[Mapping[str, float]]) -> Cells:
         row |= {f"{prefix}total": total, surviving: root(surviving), pruned: root(pruned)}
         row[f"{prefix}normalised"] = total / norm if total is not None and norm else None
     return row
-
-
-def crossing(sparsities: Sequence[float], sparse: Sequence[float], redense: Sequence[float]) -> float | None:
-    """The sparsity from which on the sparse weights lie closer to the initialisation than the re-dense ones.
-
-    He et al. (ICLR 2022 submission, section 5): at low sparsity the sparse ones are farther, at high sparsity closer.
-    Between the last level at which they are farther and the next it is interpolated, on a straight line in the
-    difference. All [L], sparsities rising; None where the sign does not change from farther to closer for good.
-    """
-    gap = np.asarray(sparse, dtype=np.float64) - np.asarray(redense, dtype=np.float64)
-    (farther,) = np.nonzero(gap > 0)
-    if not len(farther) or farther[-1] == len(gap) - 1:
-        return None
-    i = int(farther[-1])
-    share = gap[i] / (gap[i] - gap[i + 1])
-    return float(sparsities[i] + share * (sparsities[i + 1] - sparsities[i]))
-
-
-def correlation(distances: Sequence[float], accuracies: Sequence[float], first: int) -> dict[str, float | int | None]:
-    """Pearson's and Spearman's correlation of distance and test accuracy over the levels `first`, first + 1, ... [L].
-
-    Of one seed; `first`: the level of the interpolation threshold, past which the paper finds that they go together.
-    None where fewer than three levels are left, or one of the two is constant.
-    """
-    x, y = np.asarray(distances[first:], dtype=np.float64), np.asarray(accuracies[first:], dtype=np.float64)
-    if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
-        return {"levels": len(x), "pearson": None, "spearman": None}
-    return {"levels": len(x), "pearson": float(stats.pearsonr(x, y)[0]), "spearman": float(stats.spearmanr(x, y)[0])}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunephase.analysis.curve import curve
-from prunephase.analysis.facts import Fact, threshold
+from prunephase.analysis.facts import Fact, fact, threshold
+from prunephase.analysis.relations import crossing
 from prunephase.reports import findings
 from prunephase.reports.diagnosis_charts import Across, Quantity, Trace, panel
 from prunephase.reports.findings import Findings
@@ -84,6 +85,7 @@ def distance(view: View) -> Shown:
     panels = [by_level(view, {**names, "total, re-dense": "redense_total"}, quantity)]
     if view.points("redense_total"):
         said.append(story(view, "redense_total", "After re-dense training it is", quantity))
+        said.append(_crossing(view))
     rewound = {"total": "rewind_total", "surviving weights": "rewind_surviving", "pruned mass": "rewind_pruned"}
     same = all(
         abs(a.mean - b.mean) < 1e-6 * max(a.mean, 1.0)
@@ -93,6 +95,22 @@ def distance(view: View) -> Shown:
         panels.append(by_level(view, rewound, Quantity("distance from the rewind point")))
     table = level_table(view, {words: (column, quantity) for words, column in names.items()})
     return Shown(joined([*said, *highest]), present(panels), table, "Total² = surviving² + pruned².")
+
+
+def _crossing(view: View) -> str:
+    """From which sparsity on the sparse weights lie closer to the initialisation than the re-dense ones."""
+    columns = [f"{view.begins}total", f"{view.begins}redense_total"]
+    known = view.one.rows.drop_nulls(columns).sort("level")
+    found = []
+    for _, rows in known.group_by("seed", maintain_order=True):
+        at = crossing(*(rows[name].to_list() for name in ("sparsity", *columns)))
+        found += [] if at is None else [at]
+    if not found:
+        return "At no two of these levels the sparse weights come to lie closer to it than the re-dense ones."
+    said = fact(np.array(found), "sparsity")
+    spread = f" ({sparse(said.interval[0])} to {sparse(said.interval[1])})" if said.interval else ""
+    where = f"from {sparse(said.mean)} on{spread}, {seeds(said.n)}"
+    return f"The sparse weights lie closer to it than the re-dense ones {where}."
 
 
 def entropy(view: View) -> Shown:
