@@ -15,7 +15,7 @@ import vl_convert
 from markupsafe import Markup
 
 from prunephase.errors import UserError
-from prunephase.reports import charts, diagnoses, learning, maps, numbers, pairs, records, sections
+from prunephase.reports import charts, diagnoses, learning, maps, numbers, overlay, pairs, records, sections
 from prunephase.reports.findings import NONE, Findings
 from prunephase.reports.palette import DARK, LIGHT
 from prunephase.reports.parts import embedded
@@ -83,7 +83,9 @@ def render(
 
 
 def static(table: pl.DataFrame, format: Literal["svg", "png"] = "svg") -> bytes:
-    """The main curve as one picture, on white, 900 pixels wide (the PNG at twice the density).
+    """The main curve, over the published one where there is one, as a picture on white.
+
+    900 pixels wide, the PNG at twice the density.
 
     Raises UserError where no level is finished, or for another format.
     """
@@ -93,7 +95,9 @@ def static(table: pl.DataFrame, format: Literal["svg", "png"] = "svg") -> bytes:
     if not any(one.summary("test_accuracy") for one in found):
         raise UserError("no level is finished, so there is no curve to draw; run the study first")
     said = " ".join(one.phases.sentence for one in found)
-    chart = charts.curve_chart(found, ladder(found), LIGHT, description=said, height=400)
+    axis = ladder(found)
+    below = overlay.beneath(found, axis)
+    chart = charts.curve_chart(found, axis, LIGHT, description=said, height=400, beneath=below)
     spec = charts.spec(chart.properties(width=900), LIGHT)
     if format == "svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
