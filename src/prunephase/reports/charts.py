@@ -199,6 +199,7 @@ def keys(
         direction="horizontal",
         columns=alt.ExprRef(f"width < {each * columns} ? (width < {2 * each} ? 1 : 2) : {columns}"),
         labelLimit=0,
+        columnPadding=30,  # labels are laid out in another font than some viewers have
         symbolType="circle" if pointed else "stroke",
         symbolSize=70 if pointed else 260,
         symbolStrokeWidth=0 if pointed else 2,
