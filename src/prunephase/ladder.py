@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from prunephase import prune, tensors
+from prunephase import teacher as teachers
 from prunephase.bench import Bench, Site
 from prunephase.engine import Job
 from prunephase.errors import IncompatibleError
 from prunephase.events import Event, LevelDone, Note
+from prunephase.levels import finished, trained_state
 from prunephase.restart import Start
-from prunephase.revive import finished, start_of, trained_state
+from prunephase.revive import start_of
 from prunephase.snapshot import Snapshot
 from prunephase.store import Record, Store
 from prunephase.training import Answer, Busy, Weights, Wish, fit, key_of, taken_over, weights_of
@@ -146,8 +148,12 @@ def _level(
         start = start_of(trial, level, bench, store, origin.weights)
         network.load_state_dict(dict(start.weights))
         prune.zero_pruned(network, masks)
+    teacher = teachers.find(store, trial)
+    if level:
+        teachers.same(parent, teacher)
     job = Job(
         *(network, bench.data, trial.recipe, trial.seed, level, masks),
+        objective=teachers.objective(store, bench, network, teacher),
         begin=start.step,
         pause_at=None if level else trial.restart.iteration(bench.steps),
         lr=start.lr,
@@ -158,7 +164,7 @@ def _level(
     assert ({"": sum(remaining.values())} if "" in agreed else remaining) == agreed, (
         "a mask has not the agreed number of survivors"
     )
-    key = key_of(trial, job, began, masks, bench)
+    key = key_of(trial, job, began, masks, bench, None if teacher is None else teacher.content())
     while True:
         # Trials of a grid mostly agree in their dense level; one trains it while the others wait.
         with store.claim(key if level == 0 else None) as mine:
@@ -178,6 +184,7 @@ def _level(
                         "numerics": trained.numerics,
                         "start": {"from": start.words, "step": start.step, "weights": began},
                         "masks_from": _masks_from(store, trial, level),
+                        **({} if teacher is None else {"teacher": teacher.as_json()}),
                         "prunable": sum(bench.prunable[0].values()),
                         "remaining": sum(remaining.values()),
                         "sparsity": bench.sparsity(sum(remaining.values())),

@@ -24,7 +24,7 @@ from prunephase.runs import check, families, waves
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
-from prunephase.trial import Restart, Trial, canonical_json
+from prunephase.trial import Antidote, Restart, Trial, canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -162,14 +162,14 @@ def _masks(bench: Bench, network: nn.Module, level: int) -> dict[str, Tensor]:
 
 def _pace(bench: Bench, masks: Mapping[str, Tensor], trials: int) -> tuple[float, float]:
     """Seconds per step, and of evaluating one example, of one trial where as many train at once as will."""
-    from prunephase import prune
+    from prunephase import prune, teacher
     from prunephase.engine import Job, team, width
     from prunephase.measure import accuracy
 
     network, data, recipe = bench.network(), bench.data, bench.trial.recipe
     prune.zero_pruned(network, masks)
     recipe = recipe.model_copy(update={"epochs": 10**6})
-    job = Job(network, data, recipe, 0, 1, masks, lr=1e-9)
+    job = Job(network, data, recipe, 0, 1, masks, teacher.rehearsal(bench, network), lr=1e-9)
     count = min(trials, width(job))
 
     def paces(examples: int) -> tuple[float, float]:
@@ -216,7 +216,8 @@ def _overhead(bench: Bench, step: float, seen: float) -> float:
         return 0.0
     recipe = trial.recipe.model_copy(update={"epochs": 1, "schedule": "constant", "milestones": (), "warmup": 0})
     pruning = trial.pruning.model_copy(update={"levels": min(2, trial.pruning.levels), "remask": "none"})
-    small = trial.model_copy(update={"recipe": recipe, "pruning": pruning, "restart": Restart()})
+    changes = {"recipe": recipe, "pruning": pruning, "restart": Restart(), "antidote": Antidote()}
+    small = trial.model_copy(update=changes)
     here = next(folder for folder in (bench.site.store, *bench.site.store.resolve().parents) if folder.is_dir())
     with _scratch(here) as place:
         publish(trial.data, few, place / "data")

@@ -5,31 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from prunephase import prune, tensors
+from prunephase import prune, teacher, tensors
 from prunephase.bench import Bench
 from prunephase.engine import Job, rates
 from prunephase.errors import UserError
+from prunephase.levels import finished, trained_state
 from prunephase.restart import Start, begin
 from prunephase.snapshot import Snapshot
-from prunephase.store import Record, Store
+from prunephase.store import Store
 from prunephase.training import Weights, weights_of
 from prunephase.trial import Trial
-
-
-def finished(store: Store, trial: Trial, level: int) -> Record:
-    """The record of a level that others build on. Raises UserError where there is none or it diverged."""
-    found = store.record(trial.digest(), level)
-    if found is None or found.body["status"] != "ok":
-        raise UserError(f"trial {trial.digest()}: level {level}, which another trial builds on, was not finished")
-    return found
-
-
-def trained_state(store: Store, record: Record) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Masks and trained weights (a full state_dict, zero where pruned) of a finished level. Raises DamagedError."""
-    masks = tensors.unpack_masks(store.blob(record.body["blobs"]["masks"]))
-    return masks, tensors.unpack_weights(store.blob(record.body["blobs"]["weights"]), masks)
 
 
 def start_of(trial: Trial, level: int, bench: Bench, store: Store, final: Weights) -> Start:
@@ -47,7 +33,8 @@ def start_of(trial: Trial, level: int, bench: Bench, store: Store, final: Weight
 
 def again(store: Store, trial: Trial, level: int, bench: Bench) -> Job:
     """The job that trained a finished level, ready to train it once more."""
-    masks, _ = trained_state(store, finished(store, trial, level))
+    record = finished(store, trial, level)
+    masks, _ = trained_state(store, record)
     there = {name: mask.to(bench.device) for name, mask in masks.items()}
     network, start = bench.network(), None
     above = trial.builds_on(level)
@@ -55,8 +42,11 @@ def again(store: Store, trial: Trial, level: int, bench: Bench) -> Job:
         start = start_of(trial, level, bench, store, trained_state(store, finished(store, trial, above))[1])
         network.load_state_dict(dict(start.weights))
         prune.zero_pruned(network, there)
+    taught_by = teacher.find(store, trial)
+    teacher.same(record, taught_by)
     place = (network, bench.data, trial.recipe, trial.seed, level, there)
-    return Job(*place, begin=start.step, lr=start.lr) if start else Job(*place)
+    objective = teacher.objective(store, bench, network, taught_by)
+    return Job(*place, objective, begin=start.step, lr=start.lr) if start else Job(*place, objective)
 
 
 def snapshot(store: Store, trial: Trial, level: int, bench: Bench) -> Snapshot:

@@ -123,9 +123,12 @@ def train(
         for wave in waves(study.trials):
             todo = []
             for trial in wave:
-                source = trial.source_trial()
-                if source is not None and (place.missing(source) or source.digest() in outcome.diverged):
-                    problem = f"the ladder whose masks it takes, trial {source.digest()}, was not finished"
+                lacking = (
+                    f"the ladder that it takes its {what} from, trial {need.digest()}, was not finished"
+                    for what, need in trial.needs().items()
+                    if place.missing(need) or need.digest() in outcome.diverged
+                )
+                if problem := next(lacking, None):
                     _note_end(place, trial, Finished(problem, Exit.PARTIAL), outcome)
                 else:
                     todo.append(trial)
@@ -152,19 +155,23 @@ def train(
 def check(study: Study, site: Site) -> list[tuple[Data, Dataset]]:
     """Raise UserError where a trial of `study` cannot be trained; nothing is written. Gives the data it had to load.
 
-    Seeds share one check: what they change cannot make a trial impossible, except the draw of a tiny data set.
+    Seeds share one check: what they change cannot make a trial impossible, except the draw of a tiny data set; or of
+    the noise, which must be that of a teacher that is named.
     """
+    from prunephase import teacher
     from prunephase.bench import Bench
 
     loaded: list[tuple[Data, Dataset]] = []
     checked: set[tuple[str, int]] = set()
     for trial in study.trials:
-        kind = trial.model_copy(update={"seed": 0}).digest(), trial.pruning.levels
+        alike = trial if trial.antidote.stored else trial.model_copy(update={"seed": 0})
+        kind = alike.digest(), trial.pruning.levels
         if kind not in checked:
             checked.add(kind)
             known = next((clean for spec, clean in loaded if spec == trial.data), None)
             bench = Bench(trial, site, known)
             bench.check()
+            teacher.check(Store(site.store), bench)
             if known is None:
                 loaded.append((trial.data, bench.clean))
     return loaded
@@ -224,13 +231,18 @@ def tasks(trials: Sequence[Trial], workers: int, *, together: bool) -> list[list
 
 def waves(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Trials in the order in which they can run: those that others build on first, as deep as those need them."""
-    first: dict[str, Trial] = {}
-    for trial in (t.source_trial() or t for t in trials):
-        known = first.get(trial.digest())
-        if known is None or known.pruning.levels < trial.pruning.levels:
-            first[trial.digest()] = trial
-    second = [t for t in trials if t.source_trial() is not None]
-    return [list(first.values()), second] if second else [list(first.values())]
+    deepest: dict[str, Trial] = {}
+    rank: dict[str, int] = {}
+
+    def place(trial: Trial) -> int:
+        name = trial.digest()
+        if name not in deepest or deepest[name].pruning.levels < trial.pruning.levels:
+            deepest[name] = trial
+        rank[name] = max((place(need) + 1 for need in trial.needs().values()), default=0)
+        return rank[name]
+
+    count = 1 + max(map(place, trials), default=0)
+    return [[trial for name, trial in deepest.items() if rank[name] == wave] for wave in range(count)]
 
 
 def _unfinished(unseen: list[Trial], store: Store) -> bool:

@@ -43,7 +43,7 @@ class Study:
         """
         families: dict[bytes, list[int]] = {}
         for place, trial in enumerate(self.trials):
-            families.setdefault(family(trial), []).append(place)
+            families.setdefault(family(trial.teacher_trial() or trial), []).append(place)
 
         def work(places: list[int]) -> int:
             return sum((t.pruning.levels + 1) * t.recipe.epochs for t in map(self.trials.__getitem__, places))

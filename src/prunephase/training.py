@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunephase import prune, tensors
 from prunephase.bench import Bench
-from prunephase.engine import Diverged, Guesses, Job, Moment
+from prunephase.engine import Diverged, Guesses, Job, Moment, cross_entropy
 from prunephase.errors import DamagedError, IncompatibleError
 from prunephase.events import EpochDone, Event
 from prunephase.measure import METRICS, accuracy
@@ -77,6 +77,8 @@ def fit(trial: Trial, job: Job, bench: Bench, initial: Weights) -> Generator[Eve
             yield EpochDone(trial.digest(), job.level, moment.epoch, values)
         if diverged is None:
             heard = yield Next()
+    if job.objective is not cross_entropy:
+        strategy += f", objective {type(job.objective).__name__}"
     assert diverged is not None or prune.leaked(job.network, job.masks) == 0, "a pruned weight came back"
     return Trained(
         {**bench.numerics, "strategy": strategy},
@@ -87,13 +89,23 @@ def fit(trial: Trial, job: Job, bench: Bench, initial: Weights) -> Generator[Eve
     )
 
 
-def key_of(trial: Trial, job: Job, began: str, masks: Mapping[str, Tensor], bench: Bench) -> str:
-    """SHA-256 over all that decides what a training gives: trials that agree in it share one training."""
+def key_of(
+    trial: Trial,
+    job: Job,
+    began: str,
+    masks: Mapping[str, Tensor],
+    bench: Bench,
+    taught_by: Sequence[Any] | None = None,
+) -> str:
+    """SHA-256 over all that decides what a training gives: trials that agree in it share one training.
+
+    taught_by: the content of the teacher; what else the objective is made from stands in the trial and at its start.
+    """
     place = {"level": job.level, "begin": job.begin, "pause_at": job.pause_at, "lr": job.lr}
     start = {"weights": began, "masks": hashlib.sha256(tensors.pack_masks(masks)).hexdigest()}
     given = {"fingerprint": bench.noisy[0].fingerprint, "labels": bench.noisy[1].as_json()}
     parts = [trial.dense(), place, start, given, bench.numerics]  # apart: names of one must not hide another's
-    return hashlib.sha256(canonical_json(parts)).hexdigest()
+    return hashlib.sha256(canonical_json(parts if taught_by is None else [*parts, taught_by])).hexdigest()
 
 
 def taken_over(store: Store, key: str, masks: Mapping[str, Tensor]) -> Trained | None:

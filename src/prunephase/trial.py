@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +24,19 @@ LATER: dict[str, dict[str, Any]] = {
     "model": {"init": "default"},
     "recipe": {"precision": "float32", "warmup": 0, "augment": [], "decay_by": {}},
     "pruning": {"remask": "none"},
+    "antidote": {
+        **dict.fromkeys(("alpha", "beta", "temperature", "strength", "q", "teacher", "teacher_model")),
+        "teacher_force": False,
+    },
+}
+# The fields of each antidote, and what they are where they are left out.
+ANTIDOTES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "distill": {"alpha": 0.8, "temperature": 10.0, "teacher": "sparse", "teacher_model": None, "teacher_force": False},
+    "tether": {"strength": 0.01},
+    "label-smoothing": {"strength": 0.1},
+    "gce": {"q": 0.7},
+    "sce": {"alpha": 0.1, "beta": 1.0},
 }
 # Data whose content the program itself verifies: where they lie is not part of a trial's identity.
 VERIFIED_SOURCES = ("digits", "mnist")
@@ -267,10 +281,80 @@ class Restart(Frozen):
         return count if unit == "it" else count * steps_per_epoch
 
 
-class Antidote(Frozen):
-    """What changes the objective to remove the dip."""
+def _teacher(name: str) -> str:
+    if not re.fullmatch(r"dense|sparse|oracle|[0-9a-f]{16}:\d{1,4}", name):
+        raise ValueError("expected dense, sparse, oracle, or a finished level of the store as DIGEST:LEVEL")
+    return name
 
-    kind: Literal["none"] = Field("none", description="none: cross-entropy alone")
+
+class Antidote(Frozen):
+    """What changes the objective to remove the dip. (l2 is recipe.weight_decay: coupled with sgd, else decoupled.)"""
+
+    kind: Literal["none", "distill", "tether", "label-smoothing", "gce", "sce"] = Field(
+        "none",
+        description="none: cross-entropy alone | distill (from a teacher) | tether (L2-SP: to the weights that the "
+        "level starts from) | label-smoothing | gce (generalised cross-entropy) | sce (symmetric cross-entropy)",
+    )
+    alpha: float | None = Field(
+        None,
+        ge=0,
+        description="distill: (1 - alpha) CE + alpha T^2 KL(teacher || student), 0.8 by default, may exceed 1; sce: "
+        "weight of the cross-entropy, 0.1",
+    )
+    beta: float | None = Field(None, ge=0, description="sce: weight of the reverse cross-entropy; 1.0")
+    temperature: float | None = Field(None, gt=0, description="distill: T; 10.0 by default")
+    strength: float | None = Field(
+        None,
+        ge=0,
+        description="tether: strength / 2 x squared distance, over all parameters; 0.01. label-smoothing: share spread "
+        "over all classes, below 1; 0.1",
+    )
+    q: float | None = Field(None, gt=0, le=1, description="gce: (1 - p^q) / q; 0.7 by default, 1: mean absolute error")
+    teacher: Annotated[str, AfterValidator(_teacher)] | None = Field(
+        None,
+        description="distill: sparse (default): the sparse level of the same trial's ladder without antidote that is "
+        "best on validation; oracle: that which is best on test; dense: its level 0; DIGEST:LEVEL: one of the store",
+    )
+    teacher_model: Model | None = Field(
+        None, description="distill: the teacher's network, as in [model], where it is another than the student's"
+    )
+    teacher_force: bool = Field(False, description="distill: allow a teacher of other data or another noise pattern")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, fields: Any) -> Any:
+        kind = fields.get("kind", "none") if isinstance(fields, dict) else None
+        own = ANTIDOTES.get(kind, {}) if isinstance(kind, str) else {}
+        return {**fields, **{k: v for k, v in own.items() if fields.get(k) is None}} if own else fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Antidote:
+        for name in LATER["antidote"]:
+            value = getattr(self, name)
+            if name not in ANTIDOTES[self.kind] and value is not None and value is not False:
+                homes = " or ".join(f"'{kind}'" for kind, own in ANTIDOTES.items() if name in own)
+                raise ValueError(f"{name} belongs to kind = {homes}, not '{self.kind}'")
+        if self.kind == "label-smoothing" and self.strength is not None and self.strength >= 1:
+            raise ValueError("strength of label smoothing: expected a share below 1")
+        if self.teacher_model is not None and self.stored is not None:
+            raise ValueError("teacher_model: a teacher of the store brings its own; leave it out")
+        return self
+
+    @property
+    def teaches(self) -> bool:
+        """Whether there is a teacher whose word counts."""
+        return self.kind == "distill" and bool(self.alpha)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the teacher is chosen among the levels of a ladder, so that its depth decides the numbers."""
+        return self.teaches and self.teacher in ("sparse", "oracle")
+
+    @property
+    def stored(self) -> tuple[str, int] | None:
+        """Trial digest and level of a teacher that is named."""
+        name, colon, level = (self.teacher or "").partition(":")
+        return (name, int(level)) if colon else None
 
 
 class Trial(Frozen):
@@ -293,15 +377,21 @@ class Trial(Frozen):
     def _consistent(self) -> Trial:
         if self.pruning.remask != "none" and self.restart.mode not in ("rewind", "re-init"):
             raise ValueError(f"pruning.remask needs restart.mode = 'rewind' or 're-init', not '{self.restart.mode}'")
+        if self.antidote.chooses and self.pruning.levels == 0:
+            raise ValueError(f"antidote.teacher = '{self.antidote.teacher}': chosen among sparse levels; levels = 0")
+        if self.antidote.chooses and self.antidote.teacher == "sparse" and self.data.validation == 0:
+            raise ValueError("antidote.teacher = 'sparse': chosen by validation accuracy, but data.validation = 0")
         return self
 
     def canonical(self) -> dict[str, Any]:
         """Every field that decides the numbers of a level, as JSON values.
 
-        How deep the ladder goes is none of them, so that going deeper later trains only what is new.
+        How deep the ladder goes is none of them, so that going deeper later trains only what is new; unless a teacher
+        is chosen among its levels.
         """
         fields = self._fields()
-        del fields["pruning"]["levels"]
+        if not self.antidote.chooses:
+            del fields["pruning"]["levels"]
         for section, values in LATER.items():
             for name, value in values.items():
                 if fields[section][name] == value:
@@ -309,8 +399,13 @@ class Trial(Frozen):
         return fields
 
     def dense(self) -> dict[str, Any]:
-        """The fields that decide how a network is trained, wherever it starts: all but pruning and restart."""
-        return {name: value for name, value in self.canonical().items() if name not in ("pruning", "restart")}
+        """The fields that decide how a network is trained, wherever it starts: all but pruning and restart.
+
+        Where a teacher is chosen from a ladder, that ladder is one of them.
+        """
+        fields = {name: value for name, value in self.canonical().items() if name not in ("pruning", "restart")}
+        teacher = self.teacher_trial() if self.antidote.chooses else None
+        return fields if teacher is None else {**fields, "teacher": [teacher.digest(), self.pruning.levels]}
 
     def _fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = self.model_dump(mode="json")
@@ -342,8 +437,29 @@ class Trial(Frozen):
         """The level that `level` begins from; None for the dense one."""
         return None if level == 0 else 0 if self.side_by_side else level - 1
 
+    def needs(self) -> dict[str, Trial]:
+        """The trials whose ladders must be finished first, by what is taken from them: masks, teacher."""
+        found = {"masks": self.source_trial(), "teacher": self.teacher_trial()}
+        return {what: trial for what, trial in found.items() if trial is not None}
+
+    def teacher_trial(self) -> Trial | None:
+        """The trial that the teacher is a level of: this one without its antidote. None where there is none to train.
+
+        A dense teacher needs its level 0 alone.
+        """
+        if not self.antidote.teaches or self.antidote.stored is not None:
+            return None
+        levels = 0 if self.antidote.teacher == "dense" else self.pruning.levels
+        return self.model_copy(
+            update={
+                "antidote": Antidote(),
+                "model": self.antidote.teacher_model or self.model,
+                "pruning": self.pruning.model_copy(update={"levels": levels}),
+            }
+        )
+
     def source_trial(self) -> Trial | None:
-        """The trial whose ladder must be finished first: re-init and remask take their masks from the rewind ladder."""
+        """The trial that masks come from: re-init and remask take them from the rewind ladder."""
         if self.restart.mode != "re-init" and self.pruning.remask == "none":
             return None
         pruning = self.pruning.model_copy(update={"remask": "none"})

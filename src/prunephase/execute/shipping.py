@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunephase.errors import DamagedError
+from prunephase.errors import DamagedError, UserError
 from prunephase.events import LevelDone, Note
 from prunephase.store import Record, Store
 from prunephase.study import family
 from prunephase.task import Task
+from prunephase.teacher import find
 from prunephase.trial import Trial
 
 
@@ -59,6 +60,7 @@ def everything(
     packer, notes = _Packer(store, set()), list[tuple[Task, Note]]()
     for task in tasks:
         trial, source = task.trial, task.trial.source_trial()
+        packer.teacher(trial)
         for level in (None, *(task.levels or range(trial.pruning.levels + 1))):
             found, lines = store.sound(trial.digest(), level)
             notes += [(task, Note(trial.digest(), line)) for line in lines]
@@ -96,6 +98,15 @@ class _Packer:
             self.blobs |= {d: self.store.blob(d) for d in sorted(named - self.known - self.blobs.keys())}
             if record.seal not in self.known and record not in self.records:
                 self.records.append(record)
+
+    def teacher(self, trial: Trial) -> None:
+        """Put in what `trial` finds its teacher by, and the teacher."""
+        with suppress(DamagedError, UserError):  # where none is found, the trial's own run will say so
+            if (found := find(self.store, trial)) is not None:
+                source = trial.teacher_trial()
+                for record in (found.head, *(self.store.levels(source) if source is not None else ())):
+                    self.add(record, "nothing")
+                self.add(found.record, "weights", "masks")
 
     def parcel(self) -> Parcel:
         return Parcel(self.records, self.blobs)

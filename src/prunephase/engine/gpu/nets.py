@@ -163,7 +163,7 @@ def stackable(jobs: Sequence[Job]) -> bool:
         return False
     probe = jobs[0].data.train.inputs[:2]
     for job in jobs[1:]:
-        if job.objective is not objective or _signature(job.network) != _signature(first):
+        if job.objective != objective or _signature(job.network) != _signature(first):
             return False
         weights = dict(job.network.named_parameters()) | dict(job.network.named_buffers())
         with _evaluating(first, job.network):

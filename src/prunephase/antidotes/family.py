@@ -1,0 +1,67 @@
+"""Which antidotes there are, and how each is made for one level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from prunephase.antidotes.distill import Distilled, Teacher
+from prunephase.antidotes.losses import GeneralisedCrossEntropy, Smoothed, SymmetricCrossEntropy
+from prunephase.antidotes.tether import Tethered
+from prunephase.engine import Objective, cross_entropy
+from prunephase.trial import Antidote
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an antidote is made from: its fields, the network as the level begins, and the teacher, if there is one."""
+
+    spec: Antidote
+    network: nn.Module
+    teacher: Teacher | None = None
+
+
+def objective(given: Given) -> Objective:
+    """What a level is trained for; `engine.cross_entropy` itself where the antidote has no strength."""
+    return FAMILY[given.spec.kind](given)
+
+
+def _distill(given: Given) -> Objective:
+    spec = given.spec
+    if not spec.alpha:
+        return cross_entropy
+    assert given.teacher is not None
+    assert spec.temperature is not None
+    return Distilled(given.teacher, spec.alpha, spec.temperature)
+
+
+def _tether(given: Given) -> Objective:
+    return Tethered.to(given.network, given.spec.strength) if given.spec.strength else cross_entropy
+
+
+def _label_smoothing(given: Given) -> Objective:
+    return Smoothed(given.spec.strength) if given.spec.strength else cross_entropy
+
+
+def _gce(given: Given) -> Objective:
+    assert given.spec.q is not None
+    return GeneralisedCrossEntropy(given.spec.q)
+
+
+def _sce(given: Given) -> Objective:
+    alpha, beta = given.spec.alpha, given.spec.beta
+    assert alpha is not None
+    assert beta is not None
+    return cross_entropy if (alpha, beta) == (1, 0) else SymmetricCrossEntropy(alpha, beta)
+
+
+FAMILY: dict[str, Callable[[Given], Objective]] = {
+    "none": lambda _given: cross_entropy,
+    "distill": _distill,
+    "tether": _tether,
+    "label-smoothing": _label_smoothing,
+    "gce": _gce,
+    "sce": _sce,
+}
