@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from prunephase import antidotes, models, streams
 from prunephase.bench import Bench
 from prunephase.engine import Objective
+from prunephase.engine.forward import BATCH
 from prunephase.errors import IncompatibleError, UserError
 from prunephase.levels import finished, trained_state
-from prunephase.measure.passes import BATCH, forward
+from prunephase.measure.passes import forward
 from prunephase.randomness import seeded
 from prunephase.store import Record, Store
 from prunephase.trial import Model, Trial
@@ -150,11 +151,11 @@ def _suits(teacher: Teacher | None, bench: Bench) -> None:
     assert teacher is not None
     head, (data, card) = teacher.head.body, bench.noisy
     say = f"antidote.teacher: trial {head['trial']}"
-    was, now = head["data"], {"shape": list(data.input_shape), "classes": list(data.classes)}
-    if was["shape"] != now["shape"] or len(was["classes"]) != len(now["classes"]):
+    was, shape, classes = head["data"], list(data.input_shape), list(data.classes)
+    if was["shape"] != shape or len(was["classes"]) != len(classes):
         raise UserError(
-            f"{say} knows examples {was['shape']} of {len(was['classes'])} classes, but these are {now['shape']} of "
-            f"{len(now['classes'])}; name another teacher"
+            f"{say} knows examples {was['shape']} of {len(was['classes'])} classes, but these are {shape} of "
+            f"{len(classes)}; name another teacher"
         )
     if bench.trial.antidote.teacher_force:
         return
@@ -162,7 +163,7 @@ def _suits(teacher: Teacher | None, bench: Bench) -> None:
         {name: value for name, value in fields["data"].items() if name != "path"}
         for fields in (head["fields"], bench.trial.canonical())
     )
-    if was["fingerprint"] != data.fingerprint or was["classes"] != now["classes"] or theirs != ours:
+    if was["fingerprint"] != data.fingerprint or was["classes"] != classes or theirs != ours:
         raise UserError(f"{say} was trained on other data; name a teacher of these, or set antidote.teacher_force")
     pattern = head["noise"]["train"]["labels_sha256"]
     if pattern != card.as_json()["train"]["labels_sha256"]:

@@ -78,7 +78,8 @@ def fit(trial: Trial, job: Job, bench: Bench, initial: Weights) -> Generator[Eve
         if diverged is None:
             heard = yield Next()
     if job.objective is not cross_entropy:
-        strategy += f", objective {type(job.objective).__name__}"
+        name = getattr(job.objective, "__name__", type(job.objective).__name__)
+        strategy = f"{strategy}, objective {name}"
     assert diverged is not None or prune.leaked(job.network, job.masks) == 0, "a pruned weight came back"
     return Trained(
         {**bench.numerics, "strategy": strategy},
