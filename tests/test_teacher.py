@@ -287,6 +287,8 @@ def test_the_teacher_is_asked_once_unless_images_are_augmented(small: Fields, st
     assert train(taught(images, named(2, small)), store).code == 0
     each, _ = goal(taught(images, named(2, small)))
     assert isinstance(each.teacher, Asked)
+    assert not any(module.training for module in each.teacher.network.modules())
+    assert not any(p.requires_grad for p in each.teacher.network.parameters())
     # and both say what the network of that level says
     found = teacher.find(Store(store), only(taught(small, named(2, small))))
     assert found is not None
@@ -318,6 +320,18 @@ def test_students_with_one_teacher_share_their_dense_level_and_others_do_not(
     grid = {**taught(small), "grid": {"pruning.scope": ["global", "layer"]}}
     one, two = study.parse(grid).trials
     assert sorted(runs.families([one, two]).values()) == [0, 0]  # each has a teacher of its own ladder
+
+
+def test_a_training_is_named_by_what_its_teacher_is_and_not_only_by_how_it_was_chosen(
+    small: Fields, store: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    assert train(taught(small), store).code == 0
+    real = teacher.best
+    monkeypatch.setattr(teacher, "best", lambda s, t, split: [r for r in s.levels(t) if r != real(s, t, split)][1])
+    assert train(taught(small), other).code == 0
+    one, two = (Store(place).levels(only(taught(small)))[0].body["training"] for place in (store, other))
+    assert one != two
 
 
 def test_a_student_fails_with_the_ladder_of_its_teacher(small: Fields, tmp_path: Path, train: Train) -> None:
