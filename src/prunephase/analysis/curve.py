@@ -85,13 +85,19 @@ def curve(table: pl.DataFrame, y: str = TEST, by: Sequence[str] | None = None) -
     if not table[y].dtype.is_numeric():
         raise UserError(f"column {y!r} holds {table[y].dtype}; a curve needs numbers")
     names = _varying(table) if by is None else tuple(by)
+    return Curve(y, names, tuple(_gather(key, part, y) for key, part in split(table, names)))
+
+
+def split(table: pl.DataFrame, by: Sequence[str] | None = None) -> list[tuple[dict[str, Any], pl.DataFrame]]:
+    """The rows of each curve of a level table with what sets it apart, in the order of `curve(...).groups()`."""
+    names = _varying(table) if by is None else tuple(by)
     if not names:
-        return Curve(y, names, (_gather({}, table, y),))
+        return [({}, table)]
     # by their text, because polars cannot group by lists and structs
     ids = pl.Series([repr(row) for row in table.select(names).iter_rows()])
     parts = [table.filter(ids == one) for one in dict.fromkeys(ids)]
-    members = [_gather({name: part[name][0] for name in names}, part, y) for part in parts]
-    return Curve(y, names, tuple(sorted(members, key=lambda group: [_rank(v) for v in group.key.values()])))
+    members = [({name: part[name][0] for name in names}, part) for part in parts]
+    return sorted(members, key=lambda member: [_rank(v) for v in member[0].values()])
 
 
 def _varying(table: pl.DataFrame) -> tuple[str, ...]:
