@@ -1,0 +1,112 @@
+"""Commands that decide about finished ladders: when to stop, which level to take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunephase.cli.words import (
+    NONE,
+    Changes,
+    Json,
+    Plugins,
+    StoreFolder,
+    StudyFile,
+    aligned,
+    app,
+    examples,
+    load,
+    print_json,
+)
+from prunephase.errors import Exit, UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from prunephase.analysis.facts import Fact
+    from prunephase.study import Study
+
+
+@app.command(help_epilogue=examples("prunephase stops study.toml", "prunephase stops study.toml --json"))
+def stops(
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    json: Json = False,
+) -> int:
+    """Replay stop rules on finished ladders: where each ends, the accuracy there, its regret and what it saves.
+
+    A rule sees validation and train accuracy and activation entropy, level by level; the test set only judges it.
+    """
+    from prunephase import table as tables
+    from prunephase.analysis.replay import replay
+    from prunephase.store import Store
+    from prunephase.terminal import clean
+
+    whole = load(study, changes, plugins)
+    replays = replay(_levels(whole, store), cards=tables.cards(Store(store), whole.trials))
+    if json:
+        print_json({"study": whole.name, "store": str(store), "groups": [one.as_json() for one in replays]})
+        return Exit.OK
+    head = ("rule", "n", "last level", "taken", "test accuracy", "regret, points", "trainings", "epochs saved", "false")
+    for one in replays:
+        said = one.found
+        lines = [", ".join(f"{name} = {value}" for name, value in one.key.items()), f"Verdict: {said.sentence}"]
+        if one.unfinished:
+            lines.append(f"Left out, as their ladders are not finished: seeds {', '.join(map(str, one.unfinished))}.")
+        print(clean("\n".join(filter(None, lines))))
+        rows = []
+        for rule in one.rules:
+            if rule.why_not:
+                print(clean(f"{rule.rule}: not asked: {rule.why_not}"))
+                continue
+            false = "-" if rule.false_stops is None else f"{rule.false_stops} of {len(rule.outcomes)}"
+            taken, saved = [held.chosen_level for held in rule.outcomes], rule.fact("epochs_saved")
+            rows.append(
+                (
+                    rule.rule,
+                    str(len(rule.outcomes)),
+                    _span([held.stop_level for held in rule.outcomes]),
+                    _span(taken),
+                    _points(rule.fact("test")),
+                    _points(rule.fact("regret")),
+                    f"{rule.fact('trainings').mean:.1f} of {one.levels}",
+                    f"{saved.mean:,.0f}",
+                    false,
+                )
+            )
+        print(aligned(head, rows) if rows else "No ladder is finished.")
+        print()
+    print(
+        "Means over n seeds with 95 % Student-t intervals. The oracle is chosen on test. False: seeds whose ladder was "
+        "ended before the dip was over, or before the peak at a cost of more than 1 point (docs/stops.md)."
+    )
+    return Exit.OK
+
+
+def _levels(study: Study, store: Path) -> pl.DataFrame:
+    """The level table of what is finished."""
+    from prunephase import table as tables
+    from prunephase.store import Store
+
+    frame = tables.levels(Store(store), study.trials)
+    if frame.is_empty():
+        raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its --store")
+    return frame
+
+
+def _span(levels: list[int]) -> str:
+    low, high = min(levels), max(levels)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _points(held: Fact) -> str:
+    """A share as percent (or points), with its interval."""
+    within = f" [{100 * held.interval[0]:.1f}, {100 * held.interval[1]:.1f}]" if held.interval else ""
+    return f"{100 * held.mean:.1f}{within}"
+
+
+def _as_json(held: Fact) -> dict[str, Any]:
+    return {"mean": held.mean, "interval": list(held.interval) if held.interval else None, "n": held.n}
