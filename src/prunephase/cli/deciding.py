@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from prunephase.cli.words import (
     NONE,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from prunephase.analysis.facts import Fact
+    from prunephase.analysis.select import Estimate
     from prunephase.study import Study
 
 
@@ -86,6 +89,87 @@ def stops(
     return Exit.OK
 
 
+@app.command(
+    help_epilogue=examples(
+        "prunephase select study.toml",
+        "prunephase select study.toml --rule best --clean",
+    )
+)
+def select(
+    study: StudyFile,
+    *,
+    changes: Changes = NONE,
+    store: StoreFolder = Path("runs"),
+    plugins: Plugins = NONE,
+    rule: Annotated[
+        str,
+        Parameter(
+            help="best: the best mean validation accuracy; one-se: the sparsest level within one standard error."
+        ),
+    ] = "one-se",
+    clean: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Expected accuracy on true labels, by the transition matrix of the training labels (noise card).",
+        ),
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Say which model to take, by the noisy held-out labels alone, and what to expect of it.
+
+    Where the test set is there, it tells afterwards what the choice forfeited; it never chooses.
+    """
+    from prunephase import table as tables
+    from prunephase.analysis.select import RULES
+    from prunephase.analysis.select import select as choose
+    from prunephase.store import Store
+    from prunephase.terminal import clean as printable
+    from prunephase.terminal import percent
+
+    named = next((known for known in RULES if known == rule), None)
+    if named is None:
+        raise UserError(f"--rule {rule}: expected {' or '.join(RULES)}")
+    whole = load(study, changes, plugins)
+    found = choose(_levels(whole, store), named, cards=tables.cards(Store(store), whole.trials), clean=clean)
+    if not found:
+        raise UserError(f"{store}: no ladder of '{whole.name}' is finished; run it to its end")
+    if json:
+        print_json({"study": whole.name, "store": str(store), "selections": [one.as_json() for one in found]})
+        return Exit.OK
+    for one in found:
+        n, labels = len(one.own), "true labels" if one.clean else "labels as noisy as these"
+        lines = [
+            ", ".join(f"{name} = {value}" for name, value in one.key.items()),
+            f"Take level {one.level} of trial {one.trial} (seed {one.seed}): {percent(one.sparsity, 2)} sparse.",
+            f"Chosen by {one.rule} on the mean validation accuracy of {n} seeds, {percent(one.validation)}; among the "
+            "seeds by its own.",
+            f"Expected accuracy on {labels}: {_estimate(one.expected)}.",
+            f"On the test set, which chose nothing: {_points(one.test)} % (n = {n}), {_points(one.regret)} points "
+            "below each seed's best level (oracle); where each seed chooses for itself "
+            f"{_points(one.own_regret)} points.",
+        ]
+        if one.unfinished:
+            lines.append(f"Left out, as their ladders are not finished: seeds {', '.join(map(str, one.unfinished))}.")
+        print(printable("\n".join(filter(None, lines))))
+        head = ("seed", "alone it takes", "sparsity", "validation", "expected", "test", "regret, points")
+        rows = [
+            (
+                str(own.seed),
+                f"level {own.level}",
+                percent(own.sparsity, 2),
+                percent(own.validation),
+                _estimate(own.expected),
+                percent(own.test),
+                f"{100 * own.regret:.1f}",
+            )
+            for own in one.own
+        ]
+        print(f"{aligned(head, rows)}\n")
+    return Exit.OK
+
+
 def _levels(study: Study, store: Path) -> pl.DataFrame:
     """The level table of what is finished."""
     from prunephase import table as tables
@@ -108,5 +192,6 @@ def _points(held: Fact) -> str:
     return f"{100 * held.mean:.1f}{within}"
 
 
-def _as_json(held: Fact) -> dict[str, Any]:
-    return {"mean": held.mean, "interval": list(held.interval) if held.interval else None, "n": held.n}
+def _estimate(held: Estimate) -> str:
+    within = "" if held.low is None or held.high is None else f" [{100 * held.low:.1f}, {100 * held.high:.1f}]"
+    return f"{100 * held.value:.1f} %{within}"
