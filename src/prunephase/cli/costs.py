@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
-from prunephase import models, study
+from prunephase import study
+from prunephase.analysis.cost import Network, Training, student
+from prunephase.models.count import macs
 from prunephase.runs import families, waves
-from prunephase.trial import Model, Trial, canonical_json
+from prunephase.trial import Trial, canonical_json
 
 Shape = tuple[int, ...]
 
@@ -46,28 +47,9 @@ def price(name: str) -> Price:
         levels = trial.pruning.levels + (0 if rank[trial.digest()] else 1)
         trainings, epochs = trainings + levels, epochs + levels * trial.recipe.epochs
         shape, classes, examples = _data(trial)
-        per_example = macs(canonical_json(trial.model.model_dump(include={"name", "kwargs"})), shape, classes)
-        operations += 3.0 * per_example * examples * levels * trial.recipe.epochs
+        counted = macs(canonical_json(trial.model.model_dump(include={"name", "kwargs"})), shape, classes)
+        operations += student(Training(Network(counted), examples, levels * trial.recipe.epochs)).papers
     return Price(len(trials), trainings, epochs, operations / 1e15)
-
-
-@cache
-def macs(model: bytes, shape: Shape, classes: int) -> float:
-    """Multiply-accumulates of one forward pass, counted on torch's meta device. model: name and arguments, as JSON."""
-    import torch
-    from torch import nn
-    from torch.utils.flop_counter import FlopCounterMode
-
-    spec = Model.model_validate_json(model)
-    with torch.device("meta"):
-        network = models.FAMILY[spec.name](shape, classes, **spec.kwargs).eval()
-        for module in list(network.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
-                    setattr(module, name, nn.Identity())
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, *shape))
-    return float(counter.get_total_flops()) / 2
 
 
 def _data(trial: Trial) -> tuple[Shape, int, int]:

@@ -1,0 +1,43 @@
+"""Multiply-accumulates of a network, module by module, without data or weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunephase import models
+from prunephase.models.checks import Shape
+from prunephase.plugins import is_reference, resolve
+from prunephase.trial import Model
+
+
+@cache
+def macs(model: bytes, shape: Shape, classes: int, plugins: Collection[str] = frozenset()) -> dict[str, float]:
+    """Multiply-accumulates of one example's forward pass, {module: its own}, counted on torch's meta device.
+
+    model: name and arguments, as JSON; plugins: a frozen set. Counted are products of matrices and convolutions; norms,
+    biases and activations are not.
+    """
+    spec = Model.model_validate_json(model)
+    make = resolve(spec.name, plugins, "model.name") if is_reference(spec.name) else models.FAMILY[spec.name]
+    with torch.device("meta"):
+        network = make(shape, classes, **spec.kwargs).eval()
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
+                    setattr(module, name, nn.Identity())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, *shape))
+    counted = {name: sum(said.values()) / 2 for name, said in counter.get_flop_counts().items() if name != "Global"}
+    root = type(network).__name__
+    whole = {name.removeprefix(root).removeprefix("."): float(count) for name, count in counted.items()}
+    own = dict(whole)  # what a module counts includes its children
+    for name, count in whole.items():
+        if name:
+            own[name.rpartition(".")[0]] -= count
+    assert sum(own.values()) == counter.get_total_flops() / 2
+    return {name: count for name, count in own.items() if count}

@@ -1,0 +1,161 @@
+"""Cost: the papers' printed numbers from preset settings, four conventions by hand, the ledger of a finished store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from prunephase import cli, study
+from prunephase.analysis.cost import Cost, Network, Training, student, teacher, total
+from prunephase.cli.costs import KNOWN
+from prunephase.models.count import macs
+from prunephase.spent import spent
+from prunephase.store import Store
+from prunephase.trial import Trial, canonical_json
+
+# DSD2, figure 1: PFLOPs printed there, by the number of trainings (vanilla early stop; distilled; entropy; no stop).
+PRINTED = {12: 19.54, 14: 22.79, 25: 40.70, 30: 48.84}
+
+
+def counted(trial: Trial) -> dict[str, float]:
+    shape, classes, _ = KNOWN[trial.data.source]
+    return macs(canonical_json(trial.model.model_dump(include={"name", "kwargs"})), shape, classes)
+
+
+@pytest.mark.parametrize(("trainings", "printed"), PRINTED.items())
+def test_the_papers_convention_gives_dsd2s_printed_costs_from_the_presets_settings(
+    trainings: int, printed: float
+) -> None:
+    trial = study.load("preset:dsd2-fig01").trials[0]
+    assert (trial.model.name, trial.data.source, trial.recipe.epochs) == ("vgg-like", "cifar10", 160)
+    examples = round(KNOWN["cifar10"][2] * (1 - trial.data.validation))
+    assert examples == 50_000
+    level = Training(Network(counted(trial)), examples, trial.recipe.epochs)
+    assert total([student(level)] * trainings).papers / 1e15 == pytest.approx(printed, rel=0.02)
+
+
+def test_lenets_multiply_accumulates_are_its_weights_module_by_module() -> None:
+    trial = study.load("preset:he2022-mnist").trials[0]
+    assert sorted(counted(trial).values(), reverse=True) == [784 * 300, 300 * 100, 100 * 10]
+
+
+def test_the_attention_of_a_transformer_belongs_to_no_weight() -> None:
+    own = counted(study.load("preset:vit2023-vit").trials[0])
+    tokens, features, depth = 65, 512, 6
+    assert {name: own[name] for name in own if name.endswith(".attention")} == {
+        f"blocks.{block}.attention": 2 * tokens**2 * features for block in range(depth)
+    }
+    assert own["blocks.0.attention.qkv"] == tokens * features * 3 * features
+
+
+def test_dsd2s_resnet_is_counted_as_their_code_has_it() -> None:
+    own = counted(study.load("preset:dsd2-resnet18").trials[0])
+    assert sum(own.values()) / 1e6 == pytest.approx(140.2, abs=0.1)
+
+
+def test_four_conventions_by_hand() -> None:
+    net = Network({"a": 100.0, "b": 20.0}, {"a": 0.25})  # b is not pruned: 120 dense, 45 sparse
+    voice = Network({"c": 1_000.0}, {"c": 0.1})
+    level = Training(net, examples=10, epochs=4, seconds=2.0, teacher=voice, heard=10.0)
+    lesson = Training(voice, examples=10, epochs=4, seconds=3.0)
+    cost = total([student(level), student(level), teacher(lesson)])
+    trained, taught = 2 * 3 * 120 * 40, 3 * 1_000 * 40
+    assert cost == Cost(
+        papers=trained,
+        with_teacher_training=trained + taught,
+        with_teacher_forward=trained + taught + 2 * 10 * 1_000,
+        sparsity_aware=2 * 3 * 45 * 40 + 3 * 100 * 40 + 2 * 10 * 100,
+        seconds=7.0,
+    )
+
+
+def test_without_a_teacher_three_conventions_agree() -> None:
+    cost = student(Training(Network({"a": 7.0}, {"a": 0.5}), 3, 2))
+    assert cost.papers == cost.with_teacher_training == cost.with_teacher_forward == 2 * cost.sparsity_aware == 126.0
+
+
+def test_the_ledger_of_a_store_counts_what_was_trained(tiny: dict[str, Any], finished: Path) -> None:
+    trials, store = study.parse(tiny).trials, Store(finished)
+    paid = spent(store, trials)
+    head = store.record(trials[0].digest())
+    assert head is not None
+    weights = {name: size for name, (_, size) in store.levels(trials[0])[0].body["layers"].items()}
+    for row, record in zip(paid.iter_rows(named=True), store.levels(trials[0]), strict=True):
+        samples = head.body["data"]["train"] * len(record.body["epochs"]["epoch"])
+        left = record.body["remaining"]  # of a network of linear layers every weight is one multiply-accumulate
+        unpruned = row["papers"] / samples / 3 - sum(weights.values())
+        assert unpruned >= 0
+        assert row["sparsity_aware"] == pytest.approx(3 * samples * (left + unpruned))
+        assert row["seconds"] == store.facts(trials[0].digest(), record.body["level"])["seconds"]
+    assert paid["papers"].n_unique() == 1
+    assert (paid["sparsity_aware"].diff().drop_nulls() < 0).all()
+
+
+def taught(fields: dict[str, Any], finished: Path, place: Path, level: int, on: str) -> tuple[Store, Trial, Trial]:
+    """A store with a student, made from the finished ladder as if this level of it had taught it."""
+    shutil.copytree(finished, place)
+    store, source = Store(place), study.parse(fields).trials[0]
+    pupil = source.model_copy(update={"seed": source.seed + 100})
+    head = store.record(source.digest())
+    assert head is not None
+    above = store.put_record(pupil.digest(), None, head.body)
+    for record in store.levels(source):
+        lesson = {"trial": source.digest(), "level": level, "seal": "x", "chosen_on": on}
+        body = {**record.body, "parent": above.seal, "teacher": lesson, "training": f"own {record.body['level']}"}
+        above = store.put_record(pupil.digest(), record.body["level"], body)
+    return store, source, pupil
+
+
+@pytest.mark.parametrize(("level", "on", "lessons"), [(2, "named", 3), (2, "validation", None), (0, "dense", 1)])
+def test_a_teachers_ladder_is_counted_as_far_as_it_was_needed(
+    tiny: dict[str, Any], finished: Path, tmp_path: Path, level: int, on: str, lessons: int | None
+) -> None:
+    store, source, pupil = taught(tiny, finished, tmp_path / "runs", level, on)
+    paid, alone = spent(store, [pupil]), spent(store, [source])
+    whole = alone.height if lessons is None else lessons
+    teachers = paid.filter(role="teacher")
+    assert teachers["training"].to_list() == alone["training"].to_list()[:whole]
+    assert teachers["papers"].sum() == 0
+    assert teachers["with_teacher_training"].sum() == alone["papers"][:whole].sum()
+    mine = paid.filter(role="student")
+    head = store.record(source.digest())
+    assert head is not None
+    asked = mine["with_teacher_forward"] - mine["papers"]
+    forward = alone["papers"][0] / 3 / len(store.levels(source)[0].body["epochs"]["epoch"])
+    assert asked.to_list() == pytest.approx([forward] * mine.height)  # without augmentation once for every example
+
+
+def test_the_command_prints_four_conventions_and_json(
+    tiny: dict[str, Any], study_file: Callable[..., Path], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = str(study_file(tiny))
+    assert cli.main(["cost", name, "--store", str(finished), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    paid = spent(Store(finished), study.parse(tiny).trials)
+    assert said["total"]["papers"] == said["groups"][0]["total"]["papers"] == paid["papers"].sum()
+    assert [row["level"] for row in said["groups"][0]["levels"]] == paid["level"].to_list()
+    assert said["total"]["trainings"] == paid.height
+    assert cli.main(["cost", name, "--store", str(finished)]) == 0
+    words = capsys.readouterr().out
+    assert all(name in words for name in ("papers", "with teacher training", "with teacher forward", "sparsity aware"))
+
+
+def test_a_training_that_two_curves_share_counts_once_in_the_study(
+    tiny: dict[str, Any], study_file: Callable[..., Path], train: Callable[..., Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    tiny["grid"] = {"pruning.criterion": ["magnitude", "random"]}
+    train(tiny, tmp_path / "runs")
+    paid = spent(Store(tmp_path / "runs"), study.parse(tiny).trials)
+    shared = paid.filter(pl.col("training").is_duplicated())
+    assert shared["level"].unique().to_list() == [0]
+    assert cli.main(["cost", str(study_file(tiny)), "--store", str(tmp_path / "runs"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    groups = sum(group["total"]["trainings"] for group in said["groups"])
+    assert said["total"]["trainings"] == groups - shared.height // 2
