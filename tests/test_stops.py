@@ -25,6 +25,8 @@ from prunephase.analysis.stops import (
     descend,
     lacking,
 )
+from prunephase.reports.series import complete, series
+from prunephase.reports.stops import stops
 
 Floats = NDArray[np.float64]
 LEVELS = 24
@@ -233,3 +235,27 @@ def test_the_command_gives_the_table_and_json(
     words = capsys.readouterr().out
     assert "whole-ladder" in words
     assert "oracle is chosen on test" in words
+
+
+def test_the_report_says_what_each_rule_forfeits() -> None:
+    frame, cards = table()
+    (section,) = stops(series(complete(frame)), cards)
+    (found,) = replay(frame, cards=cards)
+    patience, least = named(found, "patience"), named(found, "whole-ladder")
+    assert least.fact("regret").mean <= min(rule.fact("regret").mean for rule in found.rules if not rule.oracle)
+    assert f"rule patience forfeits {100 * patience.fact('regret').mean:.1f} points" in section.finding
+    assert "stops falsely in 3 of 3" in section.finding
+    (shown,) = section.tables
+    assert [row[0] for row in shown.rows] == [*list(RULES)[:-1], "oracle: oracle (selected on test)"]
+    assert {row[1] for row in shown.rows} == {"3"}
+    assert shown.rows[0][-1] == "3 of 3"
+
+
+def test_the_report_is_silent_without_a_validation_split_or_a_finished_ladder() -> None:
+    frame, cards = table()
+    bare = frame.drop("validation_accuracy", "entropy_mean")
+    assert stops(series(complete(bare)), {}) == []
+    begun = frame.filter((pl.col("level") < 5) | (pl.col("seed") == 0)).filter(pl.col("seed") > 0)
+    assert stops(series(complete(begun)), cards)[0].tables  # the shorter ladder is the whole one then
+    ragged = frame.filter(pl.col("level") != 3 + pl.col("seed"))
+    assert stops(series(complete(ragged)), cards) == []

@@ -49,7 +49,7 @@ def _training(
     head: Record,
     record: Record,
     seconds: float,
-    plugins: Collection[str],
+    plugins: frozenset[str],
     voice: Network | None = None,
     heard: float = 0.0,
 ) -> Training:
@@ -57,7 +57,7 @@ def _training(
     return Training(_network(head, record, plugins), head.body["data"]["train"], epochs, seconds, voice, heard)
 
 
-def _network(head: Record, record: Record, plugins: Collection[str]) -> Network:
+def _network(head: Record, record: Record, plugins: frozenset[str]) -> Network:
     """The network of a level: its MACs, and the density of every module whose weight was pruned."""
     data, model = head.body["data"], head.body["fields"]["model"]
     spec = canonical_json({name: model[name] for name in ("name", "kwargs")})
@@ -66,7 +66,7 @@ def _network(head: Record, record: Record, plugins: Collection[str]) -> Network:
     return Network(counted, {name.rpartition(".")[0]: left / size for name, (left, size) in layers.items()})
 
 
-def _taught(store: Store, taught: Mapping[str, Any], plugins: Collection[str]) -> Network:
+def _taught(store: Store, taught: Mapping[str, Any], plugins: frozenset[str]) -> Network:
     """The network that teaches."""
     head, record = store.record(taught["trial"]), store.record(taught["trial"], taught["level"])
     assert head is not None

@@ -122,15 +122,21 @@ def replay(table: pl.DataFrame, rules: Mapping[str, Rule] = RULES, cards: Cards 
     A seed counts where it has all the levels that any seed of its curve has, or its ladder ended by diverging. A rule
     sees the levels one by one and never the test accuracies, but for the oracle.
     """
-    groups = curve(table).groups()
-    replays = []
-    for group, (key, rows) in zip(groups, split(table), strict=True):
-        ladders, unfinished = finished(rows, cards or {})
-        said = phases(group)
-        made = tuple(_replayed(name, rule, ladders, said) for name, rule in rules.items()) if ladders else ()
-        seeds = tuple(one.seed for one in ladders)
-        replays.append(Replay(key, said, len(group.levels), seeds, unfinished, made))
-    return replays
+    groups = zip(curve(table).groups(), split(table), strict=True)
+    return [of_curve(key, rows, phases(group), rules, cards) for group, (key, rows) in groups]
+
+
+def of_curve(
+    key: Mapping[str, Any],
+    rows: pl.DataFrame,
+    found: Phases,
+    rules: Mapping[str, Rule] = RULES,
+    cards: Cards | None = None,
+) -> Replay:
+    """Replay `rules` on the rows of one curve, whose phases are known."""
+    ladders, unfinished = finished(rows, cards or {})
+    made = tuple(_replayed(name, rule, ladders, found) for name, rule in rules.items()) if ladders else ()
+    return Replay(key, found, rows["level"].n_unique(), tuple(one.seed for one in ladders), unfinished, made)
 
 
 def finished(rows: pl.DataFrame, cards: Cards) -> tuple[list[Ladder], tuple[int, ...]]:
@@ -150,10 +156,8 @@ def finished(rows: pl.DataFrame, cards: Cards) -> tuple[list[Ladder], tuple[int,
         trial = str(kept["trial"][0]) if "trial" in kept.columns else ""
         card = cards.get(trial, {})
         held, training = card.get("validation") or {}, card.get("train") or {}
-        examples, wrong = held.get("n"), training.get("realised")
-        so_far = Rows(
-            *(_column(kept, name) for name in (VALIDATION, TRAIN, ENTROPY, TEST)), examples=examples, wrong=wrong
-        )
+        validation, train, entropy, test = (_column(kept, name) for name in (VALIDATION, TRAIN, ENTROPY, TEST))
+        so_far = Rows(validation, train, entropy, test, held.get("n"), training.get("realised"))
         epochs = kept["epochs"].to_numpy() if "epochs" in kept.columns else np.zeros(kept.height, dtype=np.int64)
         place = kept["level"].to_numpy(), kept["sparsity"].to_numpy()
         ladders.append(Ladder(int(seed), trial, *place, epochs, so_far))

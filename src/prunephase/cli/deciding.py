@@ -197,7 +197,7 @@ def cost(
     frame = _levels(whole, store)
     paid = spent(Store(store), whole.trials, plugins)
     measures = [*CONVENTIONS, "seconds"]
-    groups = []
+    groups: list[dict[str, Any]] = []
     for key, rows in split(frame):
         mine = paid.filter(pl.col("trial").is_in(rows["trial"].unique().to_list()))
         levels = (

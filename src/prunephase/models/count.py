@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import cache
 
 import torch
@@ -16,10 +15,10 @@ from prunephase.trial import Model
 
 
 @cache
-def macs(model: bytes, shape: Shape, classes: int, plugins: Collection[str] = frozenset()) -> dict[str, float]:
+def macs(model: bytes, shape: Shape, classes: int, plugins: frozenset[str] = frozenset()) -> dict[str, float]:
     """Multiply-accumulates of one example's forward pass, {module: its own}, counted on torch's meta device.
 
-    model: name and arguments, as JSON; plugins: a frozen set. Counted are products of matrices and convolutions; norms,
+    model: name and arguments, as JSON. Counted are products of matrices and convolutions; norms,
     biases and activations are not.
     """
     spec = Model.model_validate_json(model)
