@@ -14,6 +14,7 @@ import pytest
 from prunephase import cli, study
 from prunephase.analysis.cost import Cost, Network, Training, student, teacher, total
 from prunephase.cli.costs import KNOWN
+from prunephase.errors import UserError
 from prunephase.models.count import macs
 from prunephase.spent import spent
 from prunephase.store import Store
@@ -97,38 +98,51 @@ def test_the_ledger_of_a_store_counts_what_was_trained(tiny: dict[str, Any], fin
     assert (paid["sparsity_aware"].diff().drop_nulls() < 0).all()
 
 
-def taught(fields: dict[str, Any], finished: Path, place: Path, level: int, on: str) -> tuple[Store, Trial, Trial]:
-    """A store with a student, made from the finished ladder as if this level of it had taught it."""
+def taught(
+    fields: dict[str, Any], finished: Path, place: Path, lesson: dict[str, Any], augment: list[str]
+) -> tuple[Store, Trial, Trial]:
+    """A store with a student of three epochs, made from the finished ladder as if a level of that had taught it."""
     shutil.copytree(finished, place)
     store, source = Store(place), study.parse(fields).trials[0]
-    pupil = source.model_copy(update={"seed": source.seed + 100})
+    recipe = source.recipe.model_copy(update={"augment": tuple(augment)})
+    pupil = source.model_copy(update={"seed": source.seed + 100, "recipe": recipe})
     head = store.record(source.digest())
     assert head is not None
     above = store.put_record(pupil.digest(), None, head.body)
     for record in store.levels(source):
-        lesson = {"trial": source.digest(), "level": level, "seal": "x", "chosen_on": on}
-        body = {**record.body, "parent": above.seal, "teacher": lesson, "training": f"own {record.body['level']}"}
+        longer = {name: column * 3 for name, column in record.body["epochs"].items()}
+        taught = {"parent": above.seal, "teacher": {"trial": source.digest(), "seal": "x", **lesson}, "epochs": longer}
+        body = {**record.body, **taught, "training": f"own {record.body['level']}"}
         above = store.put_record(pupil.digest(), record.body["level"], body)
     return store, source, pupil
 
 
 @pytest.mark.parametrize(("level", "on", "lessons"), [(2, "named", 3), (2, "validation", None), (0, "dense", 1)])
-def test_a_teachers_ladder_is_counted_as_far_as_it_was_needed(
-    tiny: dict[str, Any], finished: Path, tmp_path: Path, level: int, on: str, lessons: int | None
+@pytest.mark.parametrize("augment", [[], ["flip"]])
+def test_a_teacher_is_counted_as_far_as_it_was_needed(
+    tiny: dict[str, Any], finished: Path, tmp_path: Path, level: int, on: str, lessons: int | None, augment: list[str]
 ) -> None:
-    store, source, pupil = taught(tiny, finished, tmp_path / "runs", level, on)
+    lesson = {"level": level, "chosen_on": on}
+    store, source, pupil = taught(tiny, finished, tmp_path / "runs", lesson, augment)
     paid, alone = spent(store, [pupil]), spent(store, [source])
     whole = alone.height if lessons is None else lessons
-    teachers = paid.filter(role="teacher")
+    teachers, mine = paid.filter(role="teacher"), paid.filter(role="student")
     assert teachers["training"].to_list() == alone["training"].to_list()[:whole]
     assert teachers["papers"].sum() == 0
     assert teachers["with_teacher_training"].sum() == alone["papers"][:whole].sum()
-    mine = paid.filter(role="student")
-    head = store.record(source.digest())
-    assert head is not None
-    asked = mine["with_teacher_forward"] - mine["papers"]
-    forward = alone["papers"][0] / 3 / len(store.levels(source)[0].body["epochs"]["epoch"])
-    assert asked.to_list() == pytest.approx([forward] * mine.height)  # without augmentation once for every example
+    # one forward pass a third of a training's: of every example once, or in every epoch where images change
+    asked = (mine["with_teacher_forward"] - mine["papers"]) / (alone["papers"] / 3)
+    assert asked.to_list() == pytest.approx([3.0 if augment else 1.0] * mine.height)
+    of_one = alone["sparsity_aware"][level] / alone["papers"][level]
+    heard = mine["sparsity_aware"] - 3 * alone["sparsity_aware"]
+    assert heard.to_list() == pytest.approx((of_one * asked * alone["papers"] / 3).to_list())
+
+
+def test_a_store_without_the_teacher_says_so(tiny: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    store, source, pupil = taught(tiny, finished, tmp_path / "runs", {"level": 2, "chosen_on": "named"}, [])
+    shutil.rmtree(tmp_path / "runs" / "trials" / source.digest())
+    with pytest.raises(UserError, match="lacks the teacher"):
+        spent(store, [pupil])
 
 
 def test_the_command_prints_four_conventions_and_json(

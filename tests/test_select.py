@@ -13,6 +13,7 @@ import pytest
 
 from prunephase import cli
 from prunephase.analysis.select import choose, corrected, select, wilson
+from prunephase.analysis.statistics import interval
 from prunephase.errors import UserError
 
 CLEAN = np.array([0.80, 0.78, 0.72, 0.76, 0.86, 0.90, 0.89, 0.60])  # dip at level 2, peak at 5
@@ -68,7 +69,7 @@ def test_the_correction_of_simulated_labels_finds_the_true_accuracy() -> None:
 def test_pairflip_and_errors_along_the_pairs_are_what_it_overrates() -> None:
     matrix = [[0.7 if i == j else 0.3 * (j == (i + 1) % CLASSES) for j in range(CLASSES)] for i in range(CLASSES)]
     along = 0.8 * 0.7 + 0.2 * 0.3  # noisy accuracy where every error is a class's pair
-    assert corrected(along, matrix) > 0.8
+    assert corrected(along, matrix) == pytest.approx(0.88)
 
 
 @pytest.mark.parametrize("rate", [0.9, 0.95])
@@ -147,6 +148,13 @@ def test_more_seeds_narrow_the_interval_but_not_below_that_of_the_shared_example
         widths.append(found.expected.high - found.expected.low)
     low, high = wilson(float(validation[:, 5].mean()), EXAMPLES)
     assert high - low <= widths[1] < widths[0]
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    validation, test = np.array([[0.5, 0.60], [0.5, 0.70], [0.5, 0.80]]), np.full((3, 2), 0.9)
+    (found,) = select(table(validation, test), "best", cards=cards(3, 10**9))
+    low, high = interval(np.array([0.60, 0.70, 0.80])) or (0.0, 0.0)
+    assert (found.expected.low, found.expected.high) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_without_validation_or_card_it_says_what_to_do() -> None:

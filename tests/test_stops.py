@@ -249,6 +249,9 @@ def test_the_report_says_what_each_rule_forfeits() -> None:
     assert [row[0] for row in shown.rows] == [*list(RULES)[:-1], "oracle: oracle (selected on test)"]
     assert {row[1] for row in shown.rows} == {"3"}
     assert shown.rows[0][-1] == "3 of 3"
+    regret = patience.fact("regret")
+    assert shown.rows[0][5].startswith(f"{100 * regret.mean:.1f} points")
+    assert f"{100 * regret.interval[0]:.1f} to {100 * regret.interval[1]:.1f}" in shown.rows[0][5]
 
 
 def test_the_report_is_silent_without_a_validation_split_or_a_finished_ladder() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from prunephase.analysis.cost import Network, Training, student, teacher
+from prunephase.errors import UserError
 from prunephase.models.count import macs
 from prunephase.store import Record, Store
 from prunephase.trial import Trial, canonical_json
@@ -69,8 +70,10 @@ def _network(head: Record, record: Record, plugins: frozenset[str]) -> Network:
 def _taught(store: Store, taught: Mapping[str, Any], plugins: frozenset[str]) -> Network:
     """The network that teaches."""
     head, record = store.record(taught["trial"]), store.record(taught["trial"], taught["level"])
-    assert head is not None
-    assert record is not None
+    if head is None or record is None:
+        raise UserError(
+            f"{store.folder}: lacks the teacher, level {taught['level']} of trial {taught['trial']}; merge it"
+        )
     return _network(head, record, plugins)
 
 
