@@ -41,18 +41,18 @@ def stops(found: Sequence[Series], cards: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def _finding(held: Replay) -> str:
-    """What classic patience does, and which rule forfeits least."""
+    """What classic patience does, which other rule forfeits least, and what choosing alone forfeits."""
     known = {rule.rule: rule for rule in held.rules if rule.outcomes and not rule.oracle}
+    others = [name for name in known if name not in ("patience", "whole-ladder")]
+    least = sorted(others, key=lambda name: known[name].fact("regret").mean)[:1]
     said = []
-    for name in dict.fromkeys(("patience", min(known, key=lambda name: known[name].fact("regret").mean))):
-        if name in known:
-            rule, regret = known[name], known[name].fact("regret")
-            false = "" if rule.false_stops is None else f", stops falsely in {rule.false_stops} of {len(rule.outcomes)}"
-            least = " (the least of these rules)" if name != "patience" or len(known) == 1 else ""
-            said.append(
-                f"the rule {name} forfeits {points(regret.mean)}{least} after {rule.fact('trainings').mean:.1f} of "
-                f"{held.levels} trainings{false} ({seeds(regret.n)})"
-            )
+    for name in filter(known.__contains__, ("patience", *least, "whole-ladder")):
+        rule, regret = known[name], known[name].fact("regret")
+        false = f", stops falsely in {rule.false_stops} of {len(rule.outcomes)}" if rule.false_stops is not None else ""
+        said.append(
+            f"{name} forfeits {points(regret.mean)} after {rule.fact('trainings').mean:.1f} of {held.levels} trainings"
+            f"{'' if name == 'whole-ladder' else false} ({seeds(regret.n)})"
+        )
     return f"{'; '.join(said)}."
 
 
