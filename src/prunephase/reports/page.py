@@ -15,7 +15,7 @@ import vl_convert
 from markupsafe import Markup
 
 from prunephase.errors import UserError
-from prunephase.reports import charts, diagnoses, learning, maps, numbers, overlay, pairs, records, sections
+from prunephase.reports import charts, diagnoses, learning, maps, numbers, overlay, pairs, records, sections, stops
 from prunephase.reports.findings import NONE, Findings
 from prunephase.reports.palette import DARK, LIGHT
 from prunephase.reports.parts import embedded
@@ -53,6 +53,7 @@ def render(
         sections.curves(found, axis),
         maps.maps(found, axis, cards),
         pairs.pairs(found, axis),
+        *stops.stops(found, cards),
         numbers.numbers(found, axis),
         learning.training(found, steps),
         learning.subsets(found, axis),
