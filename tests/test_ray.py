@@ -226,7 +226,9 @@ def test_a_node_that_dies_costs_no_acknowledged_level(
         found = one_node_dies(here, store, way, after=3, delay=0.0)
         assert (found["code"], found["lost"], found["twice"], found["levels"]) == (0, [], [], 16)
         assert found["blind"] == (way == "shipped")
-        assert found["retried"] == ["its worker died (NodeDiedError); another goes on after the last finished level"]
+        # Whether the node had a task in hand when it died is chance; what it had is begun again.
+        line = "its worker died (NodeDiedError); another goes on after the last finished level"
+        assert set(found["retried"]) <= {line}
         assert table_of(store) == table_of(tmp_path / "local")
         assert tree(store) == tree(tmp_path / "local")
         assert not list((store / "tmp").iterdir())
