@@ -249,7 +249,7 @@ def test_the_report_says_what_each_rule_forfeits() -> None:
     assert "entropy forfeits" in section.finding
     assert "noisy-validation forfeits" not in section.finding
     (shown,) = section.tables
-    assert [row[0] for row in shown.rows] == [*list(RULES)[:-1], "oracle: oracle (selected on test)"]
+    assert [row[0] for row in shown.rows] == [*list(RULES)[:-1], "oracle (selected on test)"]
     assert {row[1] for row in shown.rows} == {"3"}
     assert shown.rows[0][-1] == "3 of 3"
     regret = patience.fact("regret")

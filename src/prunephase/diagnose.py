@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunephase import execute, table
+from prunephase import data, disk, execute, table
 from prunephase.analysis import phases
-from prunephase.analysis.curve import curve
+from prunephase.analysis.curve import curve, split
 from prunephase.bench import Bench, Site
 from prunephase.diagnoses import DIAGNOSES, Diagnosis
 from prunephase.errors import DamagedError, UserError
@@ -26,9 +26,11 @@ from prunephase.store import Record, Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
 from prunephase.tensors import pack_arrays, unpack_arrays
-from prunephase.trial import Trial
+from prunephase.trial import Data, Trial, canonical_json
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from prunephase.measure.finding import Finding, Row
     from prunephase.snapshot import Snapshot
 
@@ -82,22 +84,26 @@ def diagnose(
     observe: Observer | None = None,
 ) -> Outcome:
     """Make the findings of `wanted` that are missing, in parallel over the levels."""
-    outcome = Outcome()
-    site = Site(Path(store), device, frozenset(plugins))
+    outcome, place = Outcome(), Store(store)
+    folder = place.scratch("data")
+    site = Site(place.folder, device, frozenset(plugins), shared=folder)
     kinds = {diagnosis.name: diagnosis for diagnosis in diagnoses}
-    for names, tasks in wanted.items():
-        work = partial(examine, site=site, diagnoses=[kinds[name] for name in names])
-        count = min(workers if workers is not None else execute.default_workers(), len(tasks))
-        with closing(execute.map(work, [[task] for task in tasks], count)) as events:
-            for task, event in events:
-                if isinstance(event, Diagnosed):
-                    outcome.cached += event.cached
-                    outcome.made += not event.cached
-                if isinstance(event, Finished) and event.problem is not None:
-                    outcome.failed[task.trial.digest()] = event.problem
-                if observe is not None:
-                    observe(task.trial, event)
-    place = Store(store)
+    with place.scratching(folder):
+        for spec in _data_of(wanted, place, kinds):  # loaded once, mapped by all workers
+            with disk.refusals(folder):
+                data.publish(spec, data.obtain(spec, plugins), folder)
+        for names, tasks in wanted.items():
+            work = partial(examine, site=site, diagnoses=[kinds[name] for name in names])
+            count = min(workers if workers is not None else execute.default_workers(), len(tasks))
+            with closing(execute.map(work, [[task] for task in tasks], count)) as events:
+                for task, event in events:
+                    if isinstance(event, Diagnosed):
+                        outcome.cached += event.cached
+                        outcome.made += not event.cached
+                    if isinstance(event, Finished) and event.problem is not None:
+                        outcome.failed[task.trial.digest()] = event.problem
+                    if observe is not None:
+                        observe(task.trial, event)
     for trial in {task.trial.digest(): task.trial for tasks in wanted.values() for task in tasks}.values():
         for diagnosis in (kind for kind in diagnoses if kind.across is not None):
             for event in _across(place, trial, diagnosis):
@@ -108,18 +114,31 @@ def diagnose(
     return outcome
 
 
-def roles(rows: Any) -> dict[str, dict[str, int]]:
+def _data_of(wanted: Wanted, store: Store, kinds: Mapping[str, Diagnosis]) -> list[Data]:
+    """The data of the trials that lack a finding."""
+    found: dict[bytes, Data] = {}
+    for names, tasks in wanted.items():
+        for task in tasks:
+            key = canonical_json(task.trial.data.model_dump(mode="json"))
+            if key not in found and any(_lacks(store, task, kinds[name]) for name in names):
+                found[key] = task.trial.data
+    return list(found.values())
+
+
+def _lacks(store: Store, task: Task, diagnosis: Diagnosis) -> bool:
+    records = (store.record(task.trial.digest(), level) for level in task.levels or ())
+    return any(record is not None and current(store, task.trial, record, diagnosis) is None for record in records)
+
+
+def roles(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
     """Levels that tell the story of each trial's curve, by trial digest: dense, dip, peak, collapsed, last."""
     found: dict[str, dict[str, int]] = {}
-    for group in curve(rows).groups():
+    for group, (_, mine) in zip(curve(rows).groups(), split(rows), strict=True):
         said = phases(group)
         story = {"dense": int(group.levels[0]), "last": int(group.levels[-1])}
         story |= {name: point.level for name, point in (("dip", said.dip), ("peak", said.peak)) if point is not None}
         if "collapsed" in said.phases:
             story["collapsed"] = said.phases["collapsed"].end
-        mine = rows
-        for name, value in group.key.items():
-            mine = mine.filter([repr(cell) == repr(value) for cell in mine[name]])
         found |= dict.fromkeys(mine["trial"].unique(), story)
     return found
 
@@ -147,7 +166,7 @@ def examine(tasks: Sequence[Task], site: Site, diagnoses: Sequence[Diagnosis]) -
 
     store = Store(site.store)
     for task in tasks:
-        bench = Bench(task.trial, site)
+        bench: Bench | None = None
         for level in task.levels or ():
             record = store.record(task.trial.digest(), level)
             assert record is not None
@@ -156,6 +175,7 @@ def examine(tasks: Sequence[Task], site: Site, diagnoses: Sequence[Diagnosis]) -
                 began = time.monotonic()
                 found = current(store, task.trial, record, diagnosis)
                 if found is None:
+                    bench = bench or Bench(task.trial, site)
                     seen = seen or snapshot(store, task.trial, level, bench)
                     if "redense" in diagnosis.takes:
                         seen = replace(seen, redense=_redense(store, task.trial, record))

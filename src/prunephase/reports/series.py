@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from prunephase.analysis import Group, Phases, Summary, curve, phases, summarise
+from prunephase.analysis.curve import split
 from prunephase.analysis.map import apart
 from prunephase.reports.words import clipped, seeds
 
@@ -125,14 +126,7 @@ def series(table: pl.DataFrame) -> list[Series]:
     found = curve(table)
     keys = apart([group.key for group in found.groups()])
     result: list[Series] = []
-    for group, key in zip(found.groups(), keys, strict=True):
-        same = [pl.Series([repr(v) == repr(group.key[name]) for v in table[name]]) for name in found.by]
-        rows = table
-        if same:
-            keep = same[0]
-            for other in same[1:]:
-                keep = keep & other
-            rows = table.filter(keep)
+    for group, key, (_, rows) in zip(found.groups(), keys, split(table), strict=True):
         label = clipped(named(key, key), 60) or "this study"
         result.append(Series(_unused(label, result), key, rows, group, phases(group)))
     return result

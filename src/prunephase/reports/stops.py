@@ -59,7 +59,7 @@ def _finding(held: Replay) -> str:
 def _cells(rule: Replayed, held: Replay) -> tuple[str, ...]:
     taken = rule.fact("test")
     return (
-        f"{rule.rule}: {ORACLE}" if rule.oracle else rule.rule,
+        ORACLE if rule.oracle else rule.rule,
         str(taken.n),
         _levels([one.stop_level for one in rule.outcomes]),
         _levels([one.chosen_level for one in rule.outcomes]),
