@@ -33,7 +33,7 @@ from prunephase.data import Split
 from prunephase.engine import fit
 from prunephase.engine.channels import Living, compacted, living
 from prunephase.prune import budgets, prunable, select, zero_pruned
-from prunephase.trial import Pruning, Recipe
+from prunephase.sections import Pruning, Recipe
 
 IMAGES = 2_560
 LEARN = Recipe(lr=0.02, momentum=0.9, weight_decay=5e-4, batch_size=BATCH, precision="bfloat16")

@@ -34,7 +34,8 @@ from convnets import resnet18, vgg_like
 from measuring import arguments, seconds, spread
 from prunephase.data import Split
 from prunephase.engine import fit
-from prunephase.trial import Data, Model, Noise, Pruning, Recipe, Restart, Trial
+from prunephase.sections import Data, Model, Noise, Pruning, Recipe, Restart
+from prunephase.trial import Trial
 
 BATCH = 128
 

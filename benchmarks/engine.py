@@ -33,7 +33,7 @@ from measuring import arguments, in_child, machine, matmul, pixels, seconds, sou
 from papers_data import BATCH, Images, Loader
 from papers_loop import RATE, pruned, train
 from papers_setting import Setting, session
-from prunephase import engine, prune, run, tensors, trial
+from prunephase import engine, prune, run, sections, tensors, trial
 from prunephase.bench import Bench, Site
 from prunephase.data import Dataset, Split
 from prunephase.engine import Job, Team
@@ -45,14 +45,14 @@ ENOUGH = 0.25  # seconds: shorter measurements are repeated, so that the clock a
 EPOCHS = 2  # of the ladder that gives the masks
 
 
-def ladder(spec: trial.Data) -> trial.Trial:
+def ladder(spec: sections.Data) -> trial.Trial:
     """The trial whose masks are used."""
     return trial.Trial(
         data=spec,
-        noise=trial.Noise(kind="uniform-relabel", rate=0.2),
-        model=trial.Model(name="lenet-300-100"),
-        recipe=trial.Recipe(epochs=EPOCHS, batch_size=BATCH, lr=RATE),
-        pruning=trial.Pruning(levels=24, exclude=("output",)),
+        noise=sections.Noise(kind="uniform-relabel", rate=0.2),
+        model=sections.Model(name="lenet-300-100"),
+        recipe=sections.Recipe(epochs=EPOCHS, batch_size=BATCH, lr=RATE),
+        pruning=sections.Pruning(levels=24, exclude=("output",)),
     )
 
 
@@ -75,7 +75,7 @@ class Level:
         return 4 * sum(sizes) + 2 * sum(sizes[1:])
 
 
-def levels(spec: trial.Data, cache: Path) -> tuple[Dataset, list[Level]]:
+def levels(spec: sections.Data, cache: Path) -> tuple[Dataset, list[Level]]:
     """The data, and the levels nearest to the targets; trained now where the cache does not hold them."""
     chosen = ladder(spec)
     run([chosen], store=cache, workers=1)
@@ -115,7 +115,7 @@ def enough(work: Callable[[], int]) -> float:
 
 def of_team(name: str, build: Callable[[Job], Team], level: Level, data: Dataset) -> Way:
     """A way of our own: a schedule without end, trained an epoch at a time."""
-    recipe = trial.Recipe(epochs=100_000, batch_size=BATCH, lr=RATE)
+    recipe = sections.Recipe(epochs=100_000, batch_size=BATCH, lr=RATE)
     team = build(Job(copy.deepcopy(level.network), data, recipe, 0, level.level, level.masks))
     moments = team.moments()
 
@@ -166,7 +166,7 @@ def sparseprop(level: Level, data: Dataset) -> Way | None:
     return Way("SparseProp", train, evaluate)
 
 
-def papers(spec: trial.Data, share: float) -> Callable[[], tuple[float, float]]:
+def papers(spec: sections.Data, share: float) -> Callable[[], tuple[float, float]]:
     """A function that measures the papers' loop: seconds per example, of training and of evaluation."""
     data = pixels(spec).share(share)
     sets = [(data.inputs, data.labels), (data.test_inputs, data.test_labels)]
@@ -181,7 +181,7 @@ def papers(spec: trial.Data, share: float) -> Callable[[], tuple[float, float]]:
     return measure
 
 
-def memory(spec: trial.Data, cache: Path, way: str) -> str:
+def memory(spec: sections.Data, cache: Path, way: str) -> str:
     """Train and evaluate an epoch of MNIST in this process; its strategy."""
     if way == "papers":
         session(spec, 1.0, Setting(), 0.89)

@@ -44,7 +44,7 @@ from prunephase.models import kaiming, lenet_300_100
 from prunephase.prune import leaked, zero_pruned
 from prunephase.prune.masks import keep_top
 from prunephase.randomness import seeded
-from prunephase.trial import Recipe
+from prunephase.sections import Recipe
 
 K, BATCH, EPOCH, ROUNDS = 10, 128, 50_000, 5
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)

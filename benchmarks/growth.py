@@ -22,7 +22,7 @@ from typing import Any
 from measuring import Child, arguments, in_child, machine, source, spread, table
 from papers_data import BATCH
 from papers_loop import RATE
-from prunephase import run, trial
+from prunephase import run, sections, trial
 
 EPOCHS = 2
 
@@ -41,14 +41,14 @@ class Size:
         return self.trials * self.levels * self.examples * EPOCHS // 1000
 
 
-def measured(spec: trial.Data, size: Size) -> dict[str, Any]:
+def measured(spec: sections.Data, size: Size) -> dict[str, Any]:
     """Run a study of that size: seconds, MB on disk, files."""
     base = trial.Trial(
         data=spec.model_copy(update={"train": size.examples}),
-        noise=trial.Noise(kind="uniform-relabel", rate=0.2),
-        model=trial.Model(name="lenet-300-100"),
-        recipe=trial.Recipe(epochs=EPOCHS, batch_size=BATCH, lr=RATE),
-        pruning=trial.Pruning(levels=size.levels - 1, exclude=("output",)),
+        noise=sections.Noise(kind="uniform-relabel", rate=0.2),
+        model=sections.Model(name="lenet-300-100"),
+        recipe=sections.Recipe(epochs=EPOCHS, batch_size=BATCH, lr=RATE),
+        pruning=sections.Pruning(levels=size.levels - 1, exclude=("output",)),
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -58,7 +58,7 @@ def measured(spec: trial.Data, size: Size) -> dict[str, Any]:
     return {"seconds": passed, "disk": sum(files) / 1e6, "files": len(files)}
 
 
-def warmed(spec: trial.Data, size: Size) -> dict[str, Any]:
+def warmed(spec: sections.Data, size: Size) -> dict[str, Any]:
     """`measured`, after imports, compiler and probes have had their time."""
     measured(spec, Size(1, 1, 300))
     return measured(spec, size)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.load import SOURCES
 from prunephase.errors import UserError
 
@@ -39,15 +39,15 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def source(folder: Path | None) -> tuple[trial.Data, str]:
+def source(folder: Path | None) -> tuple[sections.Data, str]:
     """The data of a trial, and what to say of them: MNIST, or scikit-learn's digits where MNIST is not at hand."""
-    spec = trial.Data(source="mnist", path=None if folder is None else str(folder), validation=0.0)
+    spec = sections.Data(source="mnist", path=None if folder is None else str(folder), validation=0.0)
     try:
         if folder is None:
             raise UserError("no folder of MNIST given (--data, PRUNEPHASE_DATA)")
         SOURCES["mnist"](spec, None)
     except UserError as problem:
-        return trial.Data(source="digits", validation=0.0), f"NOT MNIST but scikit-learn's digits, 8 x 8: {problem}"
+        return sections.Data(source="digits", validation=0.0), f"NOT MNIST but scikit-learn's digits, 8 x 8: {problem}"
     return spec, "MNIST"
 
 
@@ -66,7 +66,7 @@ class Pixels:
         return Pixels(self.inputs[:train], self.labels[:train], self.test_inputs[:test], self.test_labels[:test])
 
 
-def pixels(spec: trial.Data) -> Pixels:
+def pixels(spec: sections.Data) -> Pixels:
     """The bytes behind `source`."""
     found = SOURCES[spec.source](spec, None)
     if found.test_inputs is None or found.test_labels is None:  # digits: grey levels in [0, 1], no test set

@@ -25,7 +25,7 @@ import torch
 from measuring import Pixels, arguments, cores, machine, pixels, source, spread, table
 from papers_data import Images, Loader
 from papers_loop import Times, pruned, train
-from prunephase import trial
+from prunephase import sections
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ TWO_TRIALS = Setting(2, 1, 0)
 SETTINGS = (Setting(), Setting(1, 2, 0), Setting(1, 1, 1), Setting(1, 1, 2), TWO_TRIALS)
 
 
-def session(spec: trial.Data, share: float, setting: Setting, sparsity: float, epochs: int = 1) -> Times:
+def session(spec: sections.Data, share: float, setting: Setting, sparsity: float, epochs: int = 1) -> Times:
     """Train on a share of the examples, as `setting` says; call it in as many processes as it names."""
     return _session(pixels(spec).share(share), setting, sparsity, epochs)
 
@@ -72,7 +72,7 @@ class Pool:
 
 
 @contextmanager
-def pool(spec: trial.Data, share: float, processes: int = 2) -> Iterator[Pool]:
+def pool(spec: sections.Data, share: float, processes: int = 2) -> Iterator[Pool]:
     """A pool of `processes`, which ends with the block."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(processes)]
@@ -90,7 +90,7 @@ def pool(spec: trial.Data, share: float, processes: int = 2) -> Iterator[Pool]:
             process.join()
 
 
-def _serve(pipe: Connection, spec: trial.Data, share: float) -> None:
+def _serve(pipe: Connection, spec: sections.Data, share: float) -> None:
     if "fork" in multiprocessing.get_all_start_methods():  # as loader workers start in a script of one's own
         multiprocessing.set_start_method("fork", force=True)
     data = pixels(spec).share(share)

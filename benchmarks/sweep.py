@@ -30,21 +30,21 @@ from measuring import Child, arguments, cores, in_child, machine, source, spread
 from papers_data import BATCH
 from papers_loop import RATE
 from papers_setting import Setting, epoch_rate, pool
-from prunephase import disk, run, store, tensors, trial
+from prunephase import disk, run, sections, store, tensors, trial
 
 SPARSITIES = (0.0, 0.79, 0.95)
 STORE_BOUND = 1.0  # percent of the run time
 
 
-def sweep(spec: trial.Data, trials: int, levels: int, epochs: int) -> list[trial.Trial]:
+def sweep(spec: sections.Data, trials: int, levels: int, epochs: int) -> list[trial.Trial]:
     """The trials: He et al.'s setting for MNIST at `epochs` instead of 200."""
     return [
         trial.Trial(
             data=spec,
-            noise=trial.Noise(kind="uniform-relabel", rate=0.2),
-            model=trial.Model(name="lenet-300-100"),
-            recipe=trial.Recipe(epochs=epochs, batch_size=BATCH, lr=RATE),
-            pruning=trial.Pruning(levels=levels - 1, exclude=("output",)),
+            noise=sections.Noise(kind="uniform-relabel", rate=0.2),
+            model=sections.Model(name="lenet-300-100"),
+            recipe=sections.Recipe(epochs=epochs, batch_size=BATCH, lr=RATE),
+            pruning=sections.Pruning(levels=levels - 1, exclude=("output",)),
             seed=seed,
         )
         for seed in range(trials)

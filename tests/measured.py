@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunephase import trial
+from prunephase import sections, trial
 from prunephase.data import Dataset, Split
 from prunephase.snapshot import Snapshot
 
@@ -37,7 +37,7 @@ def dataset(shape: tuple[int, ...] = (6,), count: int = 2_345, tests: int = 1_01
 def snapshot(network: nn.Module, data: Dataset, masks: Mapping[str, Tensor] | None = None, **more: Any) -> Snapshot:
     """A level of a ladder; its initial weights are `network`'s unless they are given. more: fields of Snapshot."""
     initial = {name: value.clone() for name, value in network.state_dict().items()}
-    fields = {"trial": trial.Trial(pruning=trial.Pruning(levels=3)), "level": 3, "initial": initial, **more}
+    fields = {"trial": trial.Trial(pruning=sections.Pruning(levels=3)), "level": 3, "initial": initial, **more}
     return Snapshot(network=network, masks=masks or {}, data=data, **fields)
 
 

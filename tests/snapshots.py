@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from prunephase.data import Dataset, Split
 from prunephase.randomness import seeded
+from prunephase.sections import Recipe
 from prunephase.snapshot import Snapshot
-from prunephase.trial import Recipe, Trial
+from prunephase.trial import Trial
 
 K = 5
 

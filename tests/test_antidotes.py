@@ -38,8 +38,9 @@ from prunephase.engine.gpu.capture import uncaptured
 from prunephase.engine.native.chain import Chain
 from prunephase.engine.plain import Plain
 from prunephase.prune import leaked, zero_pruned
+from prunephase.sections import ANTIDOTES, Antidote, Model, Recipe
 from prunephase.store import Store
-from prunephase.trial import ANTIDOTES, Antidote, Model, Recipe, Trial
+from prunephase.trial import Trial
 
 B, K, N, SHAPE = 7, 4, 40, (1, 8, 8)
 Floats = NDArray[np.float64]

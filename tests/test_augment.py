@@ -22,7 +22,7 @@ from prunephase.engine import Batch, Job, fit
 from prunephase.engine.augment import Augmentation
 from prunephase.engine.plain import Plain
 from prunephase.errors import UserError
-from prunephase.trial import Recipe
+from prunephase.sections import Recipe
 
 N, SHAPE, K = 40, (3, 9, 7), 3
 BLACK = torch.tensor([-0.5, 0.25, -1.75])

@@ -14,7 +14,7 @@ from prunephase.data import Split
 from prunephase.engine import fit
 from prunephase.engine.channels import compacted, living
 from prunephase.prune import zero_pruned
-from prunephase.trial import Recipe
+from prunephase.sections import Recipe
 
 RECIPE = Recipe(epochs=5, batch_size=8, lr=0.05, momentum=0.9, weight_decay=0.01)  # 20 steps on 32 examples
 INPUTS = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import Arrays, Dataset, load, mnist
 from prunephase.data.check import check
 from prunephase.data.load import SOURCES, _places
@@ -37,9 +37,9 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     return str(error.value)
 
 
-def save(path: Path, x: np.ndarray, y: np.ndarray, **others: np.ndarray) -> trial.Data:
+def save(path: Path, x: np.ndarray, y: np.ndarray, **others: np.ndarray) -> sections.Data:
     np.savez(path / "data.npz", x_train=x, y_train=y, **others)
-    return trial.Data(source="npz", path=str(path / "data.npz"))
+    return sections.Data(source="npz", path=str(path / "data.npz"))
 
 
 def tensors(data: Dataset) -> list[torch.Tensor]:
@@ -48,11 +48,11 @@ def tensors(data: Dataset) -> list[torch.Tensor]:
 
 
 def test_every_source_that_a_trial_may_name_is_there() -> None:
-    assert tuple(SOURCES) == trial.SOURCES
+    assert tuple(SOURCES) == sections.SOURCES
 
 
 def test_digits_come_as_normalised_float_images_in_three_disjoint_splits() -> None:
-    data = load(trial.Data())
+    data = load(sections.Data())
     assert data.validation is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (1294, 144, 359)
     assert data.input_shape == (1, 8, 8)
@@ -69,7 +69,7 @@ def test_digits_come_as_normalised_float_images_in_three_disjoint_splits() -> No
 
 def test_loading_twice_gives_the_same_bytes_and_touches_no_global_generator() -> None:
     numpys, torchs = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    first, second = load(trial.Data(seed=3)), load(trial.Data(seed=3))
+    first, second = load(sections.Data(seed=3)), load(sections.Data(seed=3))
     assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
     assert first.fingerprint == second.fingerprint
     assert (np.random.get_state()[1] == numpys).all()  # noqa: NPY002
@@ -77,13 +77,13 @@ def test_loading_twice_gives_the_same_bytes_and_touches_no_global_generator() ->
 
 
 def test_the_split_depends_on_its_seed_and_the_fingerprint_does_not() -> None:
-    first, second = load(trial.Data(seed=0)), load(trial.Data(seed=1))
+    first, second = load(sections.Data(seed=0)), load(sections.Data(seed=1))
     assert not torch.equal(first.train.index, second.train.index)
     assert first.fingerprint == second.fingerprint
 
 
 def test_train_is_an_exact_number_and_leaves_validation_and_test_as_they_are() -> None:
-    small, large = load(trial.Data(train=500)), load(trial.Data(train=1000))
+    small, large = load(sections.Data(train=500)), load(sections.Data(train=1000))
     assert len(small.train) == 500
     assert set(small.train.index.tolist()) < set(large.train.index.tolist())
     assert small.validation is not None
@@ -96,7 +96,7 @@ def test_more_training_examples_than_there_are_is_an_error_that_counts() -> None
     with pytest.raises(
         UserError, match=r"data.train = 1295: only 1294 of 1797 .* \(359 go to test, 144 to validation\)"
     ) as e:
-        load(trial.Data(train=1295))
+        load(sections.Data(train=1295))
     one_line(e)
 
 
@@ -104,7 +104,7 @@ def test_more_training_examples_than_there_are_is_an_error_that_counts() -> None
 def test_splits_part_the_source_whatever_the_shares(
     n: int, validation: float, test: float, own: bool, seed: int
 ) -> None:
-    spec = trial.Data(validation=validation, test=test, seed=seed)
+    spec = sections.Data(validation=validation, test=test, seed=seed)
     try:
         splits = _places(spec, n, own)
     except UserError:
@@ -117,7 +117,7 @@ def test_splits_part_the_source_whatever_the_shares(
 
 
 def test_validation_zero_gives_none() -> None:
-    data = load(trial.Data(validation=0.0))
+    data = load(sections.Data(validation=0.0))
     assert data.validation is None
     assert len(data.train) == 1438
 
@@ -254,7 +254,7 @@ def test_names_and_booleans_become_the_places_of_the_sorted_names() -> None:
 
 def test_mnist_comes_from_a_folder_with_its_own_test_set(mnist_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNEPHASE_DATA", str(mnist_folder))
-    data = load(trial.Data(source="mnist"))
+    data = load(sections.Data(source="mnist"))
     assert data.validation is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (54000, 6000, 10000)
     assert data.input_shape == (1, 28, 28)
@@ -265,7 +265,7 @@ def test_mnist_comes_from_a_folder_with_its_own_test_set(mnist_folder: Path, mon
 
 
 def test_a_folder_without_the_files_and_a_file_of_other_bytes_are_errors(tmp_path: Path) -> None:
-    spec = trial.Data(source="mnist", path=str(tmp_path))
+    spec = sections.Data(source="mnist", path=str(tmp_path))
     with pytest.raises(UserError, match=r"holds no train-images-idx3-ubyte.gz") as e:
         load(spec)
     one_line(e)
@@ -277,7 +277,7 @@ def test_a_folder_without_the_files_and_a_file_of_other_bytes_are_errors(tmp_pat
         load(spec)
     one_line(e)
     with pytest.raises(UserError, match="no such folder"):
-        load(trial.Data(source="mnist", path=str(tmp_path / "absent")))
+        load(sections.Data(source="mnist", path=str(tmp_path / "absent")))
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

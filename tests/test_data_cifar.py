@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import SUPERCLASS, Dataset, cache, cifar, cifar_n, load
 from prunephase.data.files import read_labels
 from prunephase.errors import UserError
@@ -76,11 +76,11 @@ def archive(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     return write
 
 
-def spec(source: str, path: Path | None, **more: Any) -> trial.Data:
-    return trial.Data(source=source, path=None if path is None else str(path), validation=0.0, **more)
+def spec(source: str, path: Path | None, **more: Any) -> sections.Data:
+    return sections.Data(source=source, path=None if path is None else str(path), validation=0.0, **more)
 
 
-def fails(wanted: trial.Data, said: str) -> None:
+def fails(wanted: sections.Data, said: str) -> None:
     with pytest.raises(UserError, match=said) as e:
         load(wanted)
     assert "\n" not in str(e.value)
@@ -305,7 +305,7 @@ def test_cifar100_has_constants_of_its_own(archive: Any) -> None:
 def test_constants_of_colours_need_three_channels(tmp_path: Path) -> None:
     for shape in ((28, 28), (1, 28, 28), (3,)):
         np.savez(tmp_path / "d.npz", x=DRAW.integers(0, 256, (40, *shape), np.uint8), y=np.arange(40) % 2)
-        wanted = trial.Data(source="npz", path=str(tmp_path / "d.npz"), normalise="imagenet")
+        wanted = sections.Data(source="npz", path=str(tmp_path / "d.npz"), normalise="imagenet")
         fails(wanted, r"data.normalise = 'imagenet': has constants for 3 channels, but the inputs are \[40, ")
 
 
@@ -318,7 +318,7 @@ def test_black_is_known_for_images_of_bytes_alone(tmp_path: Path) -> None:
         (np.full((40, 2, 2, 2), 0.5, np.float32), None),
     ):
         np.savez(tmp_path / "d.npz", x=x, y=y)
-        black = load(trial.Data(source="npz", path=str(tmp_path / "d.npz"), normalise="none")).black
+        black = load(sections.Data(source="npz", path=str(tmp_path / "d.npz"), normalise="none")).black
         assert (None if black is None else black.tolist()) == expected
 
 
@@ -413,7 +413,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_real_cifar10_is_decoded_once_and_stands_in_the_order_of_cifar10n(
     real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = trial.Data(source="cifar10")
+    wanted = sections.Data(source="cifar10")
     data = load(wanted, home=real)
     assert data.validation is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (45_000, 5_000, 10_000)

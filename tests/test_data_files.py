@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import load
 from prunephase.data.files import read_npz, read_table
 from prunephase.errors import UserError
 
 
-def fails(spec: trial.Data, said: str, plugins: tuple[str, ...] = ()) -> None:
+def fails(spec: sections.Data, said: str, plugins: tuple[str, ...] = ()) -> None:
     with pytest.raises(UserError, match=said) as e:
         load(spec, plugins)
     assert "\n" not in str(e.value)
@@ -30,9 +30,9 @@ def fails(spec: trial.Data, said: str, plugins: tuple[str, ...] = ()) -> None:
 # npz
 
 
-def npz(path: Path, **arrays: np.ndarray) -> trial.Data:
+def npz(path: Path, **arrays: np.ndarray) -> sections.Data:
     np.savez(path / "d.npz", **arrays)
-    return trial.Data(source="npz", path=str(path / "d.npz"))
+    return sections.Data(source="npz", path=str(path / "d.npz"))
 
 
 X, Y = np.arange(80.0).reshape(40, 2), np.arange(40) % 2
@@ -48,13 +48,13 @@ def test_npz_is_read_by_either_pair_of_names_and_keeps_its_test_set(tmp_path: Pa
 
 
 def test_npz_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    fails(trial.Data(source="npz", path=str(tmp_path / "no.npz")), "no such file or folder")
+    fails(sections.Data(source="npz", path=str(tmp_path / "no.npz")), "no such file or folder")
     fails(npz(tmp_path, inputs=X, y_train=Y), "holds inputs, y_train; expected x_train and y_train")
     fails(npz(tmp_path, x=X, y=np.array([[1], None] * 20, dtype=object)), "is not an npz archive of plain arrays")
     fails(npz(tmp_path, x=X, y=Y, x_test=X), "belong together")
     fails(npz(tmp_path, x=X, y=Y, y_clean=Y[:3]), "3 true labels for 40 inputs")
     (tmp_path / "d.npz").write_text("x,y\n1,2\n")
-    fails(trial.Data(source="npz", path=str(tmp_path / "d.npz")), "is not an npz archive")
+    fails(sections.Data(source="npz", path=str(tmp_path / "d.npz")), "is not an npz archive")
 
 
 @settings(max_examples=100)
@@ -76,9 +76,9 @@ def test_a_damaged_archive_or_table_never_ends_in_another_error(data: st.DataObj
 FRAME = pl.DataFrame({"a": range(30), "b": [i / 7 for i in range(30)], "label": [i % 3 for i in range(30)]})
 
 
-def table(path: Path, frame: pl.DataFrame, name: str = "d.csv", **fields: Any) -> trial.Data:
+def table(path: Path, frame: pl.DataFrame, name: str = "d.csv", **fields: Any) -> sections.Data:
     frame.write_csv(path / name) if name.endswith("csv") else frame.write_parquet(path / name)
-    return trial.Data(source="table", path=str(path / name), **fields)
+    return sections.Data(source="table", path=str(path / name), **fields)
 
 
 def test_csv_and_parquet_give_the_same_examples(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_table_may_bring_the_true_labels_and_names_for_labels(tmp_path: Path) 
 def test_a_folder_of_tables_has_its_own_test_set_in_any_order_of_columns(tmp_path: Path) -> None:
     table(tmp_path, FRAME, "train.csv")
     table(tmp_path, FRAME.head(6).select("label", "b", "a"), "test.parquet")
-    data = load(trial.Data(source="table", path=str(tmp_path), normalise="none"))
+    data = load(sections.Data(source="table", path=str(tmp_path), normalise="none"))
     assert data.test.inputs[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
 
@@ -114,10 +114,10 @@ def test_a_test_table_with_true_labels_is_judged_by_them(tmp_path: Path) -> None
     noisy = FRAME.with_columns(true=pl.col("label"), label=(pl.col("label") + 1) % 3)
     table(tmp_path, noisy, "train.csv")
     table(tmp_path, noisy.head(6), "test.csv")
-    data = load(trial.Data(source="table", path=str(tmp_path), truth="true"))
+    data = load(sections.Data(source="table", path=str(tmp_path), truth="true"))
     assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
     table(tmp_path, noisy.head(6).drop("true"), "test.csv")
-    data = load(trial.Data(source="table", path=str(tmp_path), truth="true"))
+    data = load(sections.Data(source="table", path=str(tmp_path), truth="true"))
     assert data.test.labels.tolist() == [1, 2, 0, 1, 2, 0]
 
 
@@ -139,15 +139,17 @@ def test_tables_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     listed = FRAME.with_columns(label=pl.lit([1, 2]))
     fails(table(tmp_path, listed, "d.parquet"), r"column 'label' is List\(.*\); expected labels")
     (tmp_path / "d.csv").write_text("")
-    fails(trial.Data(source="table", path=str(tmp_path / "d.csv")), "is not a csv table")
+    fails(sections.Data(source="table", path=str(tmp_path / "d.csv")), "is not a csv table")
     (tmp_path / "d.parquet").write_text("a,label\n1,2\n")
-    fails(trial.Data(source="table", path=str(tmp_path / "d.parquet")), "is not a parquet table")
+    fails(sections.Data(source="table", path=str(tmp_path / "d.parquet")), "is not a parquet table")
     (tmp_path / "d.xlsx").write_text("a")
-    fails(trial.Data(source="table", path=str(tmp_path / "d.xlsx")), "'.xlsx' is neither .csv nor .parquet")
-    fails(trial.Data(source="table", path=str(tmp_path)), "holds neither train.csv nor train.parquet")
+    fails(sections.Data(source="table", path=str(tmp_path / "d.xlsx")), "'.xlsx' is neither .csv nor .parquet")
+    fails(sections.Data(source="table", path=str(tmp_path)), "holds neither train.csv nor train.parquet")
     table(tmp_path, FRAME, "train.csv")
     table(tmp_path, FRAME.rename({"b": "c"}), "test.csv")
-    fails(trial.Data(source="table", path=str(tmp_path)), r"columns differ from those of the training table \(b, c\)")
+    fails(
+        sections.Data(source="table", path=str(tmp_path)), r"columns differ from those of the training table \(b, c\)"
+    )
 
 
 # images
@@ -158,11 +160,11 @@ def paint(file: Path, colour: Any, size: tuple[int, int] = (4, 4), mode: str = "
     Image.new(mode, size, colour).save(file)
 
 
-def images(root: Path, each: int = 10, **fields: Any) -> trial.Data:
+def images(root: Path, each: int = 10, **fields: Any) -> sections.Data:
     for i in range(each):
         paint(root / "red" / f"{i:02}.png", (255, i, 0))
         paint(root / "blue" / f"{i:02}.png", (0, i, 255))
-    return trial.Data(source="folder", path=str(root), normalise="none", **fields)
+    return sections.Data(source="folder", path=str(root), normalise="none", **fields)
 
 
 def test_a_folder_of_images_gives_channels_first_and_classes_by_name(tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_pixels_keep_their_places(tmp_path: Path) -> None:
 def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     images(tmp_path / "train")
     images(tmp_path / "test", 2)
-    data = load(trial.Data(source="folder", path=str(tmp_path), validation=0.0))
+    data = load(sections.Data(source="folder", path=str(tmp_path), validation=0.0))
     assert (len(data.train), len(data.test)) == (20, 4)
     assert data.test.labels.tolist() == [0, 0, 1, 1]
 
@@ -214,8 +216,8 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     load(spec)
     (tmp_path / "green").mkdir()
     fails(spec, "green: a class without images")
-    fails(trial.Data(source="folder", path=str(tmp_path / "green")), "holds no class folders")
-    fails(trial.Data(source="folder", path=str(tmp_path / "red" / "00.png")), "is a file; give the folder")
+    fails(sections.Data(source="folder", path=str(tmp_path / "green")), "holds no class folders")
+    fails(sections.Data(source="folder", path=str(tmp_path / "red" / "00.png")), "is a file; give the folder")
     (tmp_path / "green").rmdir()
     paint(tmp_path / "red" / "01.png", 0)
     (tmp_path / "train").mkdir()
@@ -273,19 +275,19 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_every_form_that_a_function_may_return_gives_the_same_data(source: str) -> None:
-    specs = {name: trial.Data(source=f"{source}:{name}") for name in ("arrays", "named", "pair", "dataset")}
+    specs = {name: sections.Data(source=f"{source}:{name}") for name in ("arrays", "named", "pair", "dataset")}
     found = {name: load(spec, [source]) for name, spec in specs.items()}
     assert len({data.fingerprint for data in found.values()}) == 1
     for name in ("datasets", "four"):
-        data = load(trial.Data(source=f"{source}:{name}"), [source])
+        data = load(sections.Data(source=f"{source}:{name}"), [source])
         assert data.test.labels.tolist() == [0, 1, 0, 1]
         assert data.examples == 40
 
 
 def test_a_function_gets_its_arguments_and_images_come_channels_first(source: str) -> None:
-    one, two = (trial.Data(source=f"{source}:scaled", kwargs={"factor": f}, normalise="none") for f in (1, 2))
+    one, two = (sections.Data(source=f"{source}:scaled", kwargs={"factor": f}, normalise="none") for f in (1, 2))
     assert torch.equal(load(one, [source]).train.inputs * 2, load(two, [source]).train.inputs)
-    data = load(trial.Data(source=f"{source}:pictures", normalise="none"), [source])
+    data = load(sections.Data(source=f"{source}:pictures", normalise="none"), [source])
     assert data.input_shape == (3, 6, 4)
     assert torch.equal(data.train.inputs[:, 0, 0, 0], data.train.index.float() / 255)
 
@@ -303,9 +305,9 @@ def test_a_function_gets_its_arguments_and_images_come_channels_first(source: st
     ],
 )
 def test_functions_that_give_something_else_are_named(source: str, name: str, said: str) -> None:
-    fails(trial.Data(source=f"{source}:{name}"), said, (source,))
+    fails(sections.Data(source=f"{source}:{name}"), said, (source,))
 
 
 def test_no_module_is_imported_that_was_not_allowed(source: str) -> None:
-    fails(trial.Data(source=f"{source}:arrays"), "--plugins mydata")
+    fails(sections.Data(source=f"{source}:arrays"), "--plugins mydata")
     assert source not in sys.modules

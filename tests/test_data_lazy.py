@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prunephase import data, trial
+from prunephase import data, sections
 from prunephase.data import Arrays, Dataset, cache, images, lazy
 from prunephase.data.lazy import Images
 from prunephase.engine import plain
@@ -57,11 +57,13 @@ def lazily(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return choose
 
 
-def spec(root: Path, **more: Any) -> trial.Data:
-    return trial.Data(source="folder", path=str(root), **{"validation": 0.25, **more})
+def spec(root: Path, **more: Any) -> sections.Data:
+    return sections.Data(source="folder", path=str(root), **{"validation": 0.25, **more})
 
 
-def both(wanted: trial.Data, lazily: Callable[[bool], None], plugins: tuple[str, ...] = ()) -> tuple[Dataset, Dataset]:
+def both(
+    wanted: sections.Data, lazily: Callable[[bool], None], plugins: tuple[str, ...] = ()
+) -> tuple[Dataset, Dataset]:
     lazily(False)
     eager = data.load(wanted, plugins)
     lazily(True)
@@ -151,7 +153,7 @@ def test_a_users_own_memory_map_is_read_lazily_but_no_part_of_one(
     tmp_path: Path, lazily: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREY", str(tmp_path / "grey.npy"))
-    wanted = trial.Data(source=f"{__name__}:grey", normalise="train")
+    wanted = sections.Data(source=f"{__name__}:grey", normalise="train")
     eager, found = both(wanted, lazily, (__name__,))
     assert found.fingerprint == eager.fingerprint
     assert found.input_shape == (1, 5, 4)
@@ -160,7 +162,7 @@ def test_a_users_own_memory_map_is_read_lazily_but_no_part_of_one(
     again = data.obtain(wanted, (__name__,), tmp_path / "shared")
     assert isinstance(again.train.inputs, Images)
     assert torch.equal(again.train.inputs[:], eager.train.inputs)
-    cut = data.load(trial.Data(source=f"{__name__}:part"), (__name__,))
+    cut = data.load(sections.Data(source=f"{__name__}:part"), (__name__,))
     assert isinstance(cut.train.inputs, Tensor)
 
 
@@ -184,7 +186,7 @@ def test_training_and_evaluation_give_the_same_weights_and_guesses(root: Path, l
     found = []
     for dataset in both(spec(root), lazily):
         net = network()
-        recipe = trial.Recipe(epochs=2, batch_size=7)
+        recipe = sections.Recipe(epochs=2, batch_size=7)
         for _ in plain.fit(net, dataset.train, recipe, seed=0, level=0, masks={}):
             pass
         found.append((list(net.parameters()), guesses(net, dataset)))
@@ -201,7 +203,7 @@ def test_the_kernels_that_read_memory_leave_them_alone(
     monkeypatch.setattr(chain, "library", object)  # they need not be compiled for this
     eager, found = both(spec(root), lazily)
     net = nn.Sequential(nn.Flatten(), nn.Linear(180, 3))
-    jobs = [Job(net, dataset, trial.Recipe(epochs=1), 0, 0, {}) for dataset in (eager, found)]
+    jobs = [Job(net, dataset, sections.Recipe(epochs=1), 0, 0, {}) for dataset in (eager, found)]
     assert [chain.Chain.fits(job) for job in jobs] == [True, False]
 
 

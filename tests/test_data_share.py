@@ -22,8 +22,9 @@ from prunephase import data, execute, runs, study
 from prunephase.bench import Bench, Site
 from prunephase.data import Arrays, Codes, Dataset, Split
 from prunephase.errors import StorageError
+from prunephase.sections import Data, Noise
 from prunephase.store import Store
-from prunephase.trial import Data, Noise, Trial
+from prunephase.trial import Trial
 
 PLUGIN = frozenset({__name__})
 
@@ -99,7 +100,8 @@ READER = """
 import sys
 from pathlib import Path
 from prunephase.bench import Bench, Site
-from prunephase.trial import Data, Noise, Trial
+from prunephase.sections import Data, Noise
+from prunephase.trial import Trial
 
 def private():  # MiB that are this process's own ("Private_Dirty" counts pages of a file, too, until they are synced)
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import load
 from prunephase.errors import UserError
 
 WNIDS = ("n02", "n01", "n10")  # not in their order
 
 
-def fails(spec: trial.Data, said: str) -> None:
+def fails(spec: sections.Data, said: str) -> None:
     with pytest.raises(UserError, match=said) as e:
         load(spec)
     assert "\n" not in str(e.value)
@@ -48,7 +48,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_tiny_imagenet_has_its_classes_by_number_and_its_validation_set_as_test(tiny: Path) -> None:
-    spec = trial.Data(source="tiny-imagenet", path=str(tiny), normalise="none", validation=0.0)
+    spec = sections.Data(source="tiny-imagenet", path=str(tiny), normalise="none", validation=0.0)
     data = load(spec)
     assert data.classes == ("n01", "n02", "n10")
     assert (len(data.train), len(data.test), data.input_shape) == (18, 6, (3, 32, 32))
@@ -60,14 +60,14 @@ def test_tiny_imagenet_has_its_classes_by_number_and_its_validation_set_as_test(
 
 
 def test_tiny_imagenet_is_found_in_the_data_folder(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = load(trial.Data(source="tiny-imagenet", path=str(tiny.parent)))
+    given = load(sections.Data(source="tiny-imagenet", path=str(tiny.parent)))
     monkeypatch.setenv("PRUNEPHASE_DATA", str(tiny.parent))
-    assert load(trial.Data(source="tiny-imagenet")).fingerprint == given.fingerprint
+    assert load(sections.Data(source="tiny-imagenet")).fingerprint == given.fingerprint
 
 
 def test_tiny_imagenet_that_cannot_be_used_is_named(tiny: Path, tmp_path: Path) -> None:
-    spec = trial.Data(source="tiny-imagenet", path=str(tiny))
-    fails(trial.Data(source="tiny-imagenet"), "holds no tiny-imagenet-200/val/val_annotations.txt; unpack http")
+    spec = sections.Data(source="tiny-imagenet", path=str(tiny))
+    fails(sections.Data(source="tiny-imagenet"), "holds no tiny-imagenet-200/val/val_annotations.txt; unpack http")
     fails(spec.model_copy(update={"path": str(tmp_path / "no")}), "data.path = .* holds no tiny-imagenet-200")
     rows = (tiny / "val" / "val_annotations.txt").read_text()
     (tiny / "val" / "val_annotations.txt").write_text(rows + "val_99.JPEG\tn01\t0\n")
@@ -96,7 +96,7 @@ def gradient(root: Path, width: int, height: int) -> np.ndarray:
 
 
 def cropped(root: Path, size: int | None, crop: int) -> np.ndarray:
-    data = load(trial.Data(source="folder", path=str(root), normalise="none", size=size, crop=crop, validation=0.0))
+    data = load(sections.Data(source="folder", path=str(root), normalise="none", size=size, crop=crop, validation=0.0))
     return (data.train.inputs[0] * 255).round().numpy().astype(np.uint8)
 
 
@@ -123,11 +123,11 @@ def test_the_shorter_side_becomes_size_and_proportions_stay(tmp_path: Path) -> N
 def test_a_crop_that_is_too_large_is_named(tmp_path: Path) -> None:
     gradient(tmp_path, 13, 8)
     for size, said in ((None, "data.crop = 9, but its shorter side has 8 pixels"), (7, "shorter side has 7 pixels")):
-        fails(trial.Data(source="folder", path=str(tmp_path), size=size, crop=9, validation=0.0), said)
+        fails(sections.Data(source="folder", path=str(tmp_path), size=size, crop=9, validation=0.0), said)
 
 
 def test_images_of_any_size_can_be_cropped_and_val_serves_as_test(tmp_path: Path) -> None:
     gradient(tmp_path / "train", 13, 8)
     gradient(tmp_path / "val", 9, 20)
-    data = load(trial.Data(source="folder", path=str(tmp_path), crop=6, size=7, validation=0.0))
+    data = load(sections.Data(source="folder", path=str(tmp_path), crop=6, size=7, validation=0.0))
     assert (len(data.train), len(data.test), data.input_shape) == (10, 10, (3, 6, 6))

@@ -25,8 +25,8 @@ from prunephase.engine import Batch, Diverged, Moment, fit, optimiser, rates
 from prunephase.engine.gpu import step as gpu_step
 from prunephase.errors import UserError
 from prunephase.measure import evaluate
+from prunephase.sections import Model, Recipe
 from prunephase.store import Store
-from prunephase.trial import Model, Recipe
 
 N, K, SHAPE = 52, 3, (1, 8, 8)
 

@@ -24,7 +24,7 @@ from prunephase.engine.gpu.capture import Action, uncaptured
 from prunephase.engine.gpu.together import InTurn, Together
 from prunephase.engine.plain import Plain
 from prunephase.prune import leaked, zero_pruned
-from prunephase.trial import Model, Recipe
+from prunephase.sections import Model, Recipe
 
 N, K, SHAPE = 52, 3, (1, 8, 8)
 BLACK = torch.tensor([-1.5])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prunephase import models
 from prunephase.data import Dataset, Split
 from prunephase.measure import METRICS, evaluate
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 K = 5
 

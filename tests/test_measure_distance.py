@@ -18,7 +18,7 @@ from prunephase.analysis.relations import crossing
 from prunephase.measure.distance import distance
 from prunephase.measure.histograms import EDGES, histograms
 from prunephase.measure.layers import weights
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 
 def toy() -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

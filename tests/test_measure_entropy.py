@@ -19,7 +19,7 @@ from prunephase import models, streams
 from prunephase.data import Dataset
 from prunephase.measure.entropy import entropy
 from prunephase.measure.finding import Finding
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 
 def bits(p: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from prunephase.measure.finding import Finding
 from prunephase.measure.histograms import histograms
 from prunephase.measure.memorisation import forgetting, forgotten_at, memorisation
 from prunephase.measure.structure import structure
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 
 def mlp() -> nn.Module:

@@ -18,8 +18,9 @@ from prunephase.bench import Bench, Site
 from prunephase.measure.reach import reach
 from prunephase.measure.structure import ahead, collapses, macs, structure
 from prunephase.revive import snapshot as revived
+from prunephase.sections import Model, Pruning, Restart
 from prunephase.store import Store
-from prunephase.trial import Model, Pruning, Restart, Trial
+from prunephase.trial import Trial
 
 
 def test_paths_of_a_small_chain_worked_by_hand() -> None:

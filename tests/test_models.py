@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunephase import models, trial
+from prunephase import models, sections
 from prunephase.errors import UserError
 from prunephase.models import FAMILY, build
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 PLUGINS = {"test_models"}
 
@@ -28,7 +28,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_every_model_that_a_trial_may_name_is_there() -> None:
-    assert tuple(FAMILY) == trial.MODELS
+    assert tuple(FAMILY) == sections.MODELS
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 16, 20)])
-@pytest.mark.parametrize("name", trial.MODELS)
+@pytest.mark.parametrize("name", sections.MODELS)
 def test_a_batch_of_examples_gives_logits(name: str, shape: tuple[int, ...]) -> None:
     network = build(Model(name=name, kwargs=SMALL.get(name, {})), shape, 7, 0)
     assert network(torch.zeros(5, *shape)).shape == (5, 7)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prunephase.models import FAMILY, build
 from prunephase.models.vgg import Spread
 from prunephase.prune import prunable
-from prunephase.trial import Model, Pruning
+from prunephase.sections import Model, Pruning
 
 CIFAR = (3, 32, 32)
 

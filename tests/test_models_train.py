@@ -24,7 +24,7 @@ from prunephase.engine.team import NOTHING, Patched, team
 from prunephase.events import EpochDone
 from prunephase.models import build
 from prunephase.prune import leaked, prunable, zero_pruned
-from prunephase.trial import MODELS, Model, Pruning, Recipe
+from prunephase.sections import MODELS, Model, Pruning, Recipe
 
 K, SHAPE = 3, (3, 16, 16)
 KWARGS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from prunephase.engine import Diverged, Job, Moment, cross_entropy, guesses
 from prunephase.engine.native.build import library
 from prunephase.engine.native.chain import Chain
 from prunephase.engine.plain import Plain
-from prunephase.trial import Model, Recipe
+from prunephase.sections import Model, Recipe
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler")
 

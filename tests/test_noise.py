@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import Dataset, Split, load
 from prunephase.errors import UserError
 from prunephase.noise import NOISES, Card, corrupt
@@ -39,12 +39,12 @@ def dataset(labels: np.ndarray, classes: int, held: np.ndarray | None = None) ->
     return Dataset(split(labels), validation, split(np.arange(classes)), names, "")
 
 
-def spec(kind: str, rate: float, count: str = "exact", classes: int = 10, seed: int | None = None) -> trial.Noise:
+def spec(kind: str, rate: float, count: str = "exact", classes: int = 10, seed: int | None = None) -> sections.Noise:
     to = {str(c): (c * 3 + 1) % classes for c in range(classes // 2) if (c * 3 + 1) % classes != c} or {"0": 1}
-    return trial.Noise(kind=kind, rate=rate, count=count, seed=seed, map=to if kind == "asymmetric" else None)  # type: ignore[arg-type]
+    return sections.Noise(kind=kind, rate=rate, count=count, seed=seed, map=to if kind == "asymmetric" else None)  # type: ignore[arg-type]
 
 
-def noisy(labels: np.ndarray, noise: trial.Noise, classes: int = 10, seed: int = 0) -> tuple[Dataset, Card]:
+def noisy(labels: np.ndarray, noise: sections.Noise, classes: int = 10, seed: int = 0) -> tuple[Dataset, Card]:
     return corrupt(dataset(labels, classes), noise, source="npz", seed=seed)
 
 
@@ -52,7 +52,7 @@ BALANCED = np.arange(10_000) % 10
 
 
 def test_every_kind_that_a_trial_may_name_is_there() -> None:
-    assert tuple(NOISES) == trial.NOISES
+    assert tuple(NOISES) == sections.NOISES
 
 
 @pytest.mark.parametrize("kind", RATED)
@@ -204,7 +204,7 @@ def test_training_and_validation_are_corrupted_apart_and_test_never() -> None:
 @pytest.mark.parametrize("kind", RATED)
 def test_rate_zero_is_no_noise(kind: str) -> None:
     data, card = noisy(BALANCED, spec(kind, 0.0))
-    clean, none = noisy(BALANCED, trial.Noise())
+    clean, none = noisy(BALANCED, sections.Noise())
     assert torch.equal(data.train.labels, clean.train.labels)
     assert not data.train.permuted.any()
     assert card.train == none.train
@@ -251,7 +251,7 @@ def test_no_noise_on_data_that_bring_truth_is_a_card_of_what_was_given() -> None
     truth = BALANCED
     labels = np.where(np.arange(10_000) < 1500, (truth + 1) % 10, truth)
     data = Dataset(split(labels, truth), None, split(np.arange(10)), tuple("0123456789"), "")
-    after, card = corrupt(data, trial.Noise(), source="npz", seed=0)
+    after, card = corrupt(data, sections.Noise(), source="npz", seed=0)
     assert (card.kind, card.count, card.nominal, card.seed) == ("given", None, None, None)
     assert card.train.realised == 0.15
     assert torch.equal(after.train.permuted, data.train.permuted)
@@ -264,7 +264,7 @@ def test_the_maps_of_he_et_al_are_used_for_mnist_and_cifar10() -> None:
         "mnist": {2: 7, 3: 8, 5: 6, 6: 5},
         "cifar10": {2: 0, 4: 7, 9: 1, 3: 5, 5: 3},
     }.items():
-        after, _ = corrupt(dataset(BALANCED, 10), trial.Noise(kind="asymmetric", rate=1.0), source=source, seed=0)
+        after, _ = corrupt(dataset(BALANCED, 10), sections.Noise(kind="asymmetric", rate=1.0), source=source, seed=0)
         assert after.train.labels[:10].tolist() == [pairs.get(c, c) for c in range(10)]
 
 
@@ -275,7 +275,7 @@ def test_the_maps_of_he_et_al_are_used_for_mnist_and_cifar10() -> None:
 )  # fmt: skip
 def test_maps_that_do_not_fit_are_named(to: dict[str, int] | None, said: str) -> None:
     with pytest.raises(UserError, match=said) as e:
-        noisy(BALANCED, trial.Noise(kind="asymmetric", rate=0.5, map=to))
+        noisy(BALANCED, sections.Noise(kind="asymmetric", rate=0.5, map=to))
     assert "\n" not in str(e.value)
 
 
@@ -291,7 +291,7 @@ HUNDRED = np.arange(10_000) % 100
 
 def moves(source: str, classes: int, to: str | None = None) -> np.ndarray:
     """The class that each class becomes at rate 1."""
-    noise = trial.Noise(kind="asymmetric", rate=1.0, map=to)  # type: ignore[arg-type]
+    noise = sections.Noise(kind="asymmetric", rate=1.0, map=to)  # type: ignore[arg-type]
     return corrupt(dataset(np.arange(classes), classes), noise, source=source, seed=0)[0].train.labels.numpy()
 
 
@@ -324,7 +324,7 @@ def test_on_balanced_labels_the_papers_noise_corrupts_its_nominal_share_of_the_e
     source: str, kind: str, to: Any, wrong: float, rate: float, count: Any
 ) -> None:
     labels, classes = (HUNDRED, 100) if source == "cifar100" else (BALANCED, 10)
-    noise = trial.Noise(kind=kind, rate=rate, count=count, map=to)
+    noise = sections.Noise(kind=kind, rate=rate, count=count, map=to)
     _, card = corrupt(dataset(labels, classes), noise, source=source, seed=0)
     assert card.train.realised == pytest.approx(wrong * rate, abs=1e-12)
 
@@ -341,7 +341,7 @@ GIVEN = np.array([0, 1, 1, 0, 1, 2, 2, 1])
 
 
 def human(path: Path, key: str | None = None, data: Dataset | None = None) -> tuple[Dataset, Card]:
-    noise = trial.Noise(kind="human", path=str(path), key=key)
+    noise = sections.Noise(kind="human", path=str(path), key=key)
     return corrupt(data or dataset(LABELS[:5], 3, LABELS[5:]), noise, source="npz", seed=0)
 
 
@@ -414,7 +414,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_function_of_the_users_makes_the_labels(plugin: str) -> None:
     data = dataset(BALANCED, 10)
-    after, card = corrupt(data, trial.Noise(kind=f"{plugin}:first"), source="npz", seed=0, plugins=[plugin])
+    after, card = corrupt(data, sections.Noise(kind=f"{plugin}:first"), source="npz", seed=0, plugins=[plugin])
     assert card.flipped == [0, 1, 2]
     assert after.train.permuted[:3].all()
     assert (card.kind, card.nominal, card.seed) == ("mynoise:first", None, 0)
@@ -425,17 +425,17 @@ def test_a_function_of_the_users_makes_the_labels(plugin: str) -> None:
         "broken": "failed with KeyError",
     }.items():
         with pytest.raises(UserError, match=said):
-            corrupt(data, trial.Noise(kind=f"{plugin}:{name}"), source="npz", seed=0, plugins=[plugin])
+            corrupt(data, sections.Noise(kind=f"{plugin}:{name}"), source="npz", seed=0, plugins=[plugin])
     with pytest.raises(UserError, match="--plugins mynoise"):
-        corrupt(data, trial.Noise(kind=f"{plugin}:first"), source="npz", seed=0)
+        corrupt(data, sections.Noise(kind=f"{plugin}:first"), source="npz", seed=0)
 
 
 def test_a_fifth_of_mnist_relabelled_makes_eighteen_percent_wrong() -> None:
     folder = Path(os.environ.get("PRUNEPHASE_DATA", SHARED))
     if not (folder / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip("needs MNIST: name its folder with PRUNEPHASE_DATA")
-    data = load(trial.Data(source="mnist", validation=0.0), home=folder)
-    _, card = corrupt(data, trial.Noise(kind="uniform-relabel", rate=0.2), source="mnist", seed=0)
+    data = load(sections.Data(source="mnist", validation=0.0), home=folder)
+    _, card = corrupt(data, sections.Noise(kind="uniform-relabel", rate=0.2), source="mnist", seed=0)
     assert card.train.selected == 0.2
     assert card.train.realised == pytest.approx(0.18, abs=0.002)  # standard error 0.0005
 
@@ -455,7 +455,7 @@ def test_the_human_labels_of_cifar10n_are_found_by_name_and_as_wrong_as_publishe
     if not (folder / "cifar10n.npz").is_file():
         pytest.skip("needs cifar10n.npz: name its folder with PRUNEPHASE_DATA")
     data = dataset(np.load(folder / "cifar10n.npz")["clean_label"], 10)
-    _, card = corrupt(data, trial.Noise(kind="human", key=key), source="cifar10", seed=0, home=folder)
+    _, card = corrupt(data, sections.Noise(kind="human", key=key), source="cifar10", seed=0, home=folder)
     assert card.train.realised == pytest.approx(rate, abs=5e-5)
     assert (card.kind, card.count, card.nominal, card.seed) == ("human", None, None, None)
 
@@ -464,7 +464,7 @@ def test_the_human_labels_of_cifar10n_are_found_by_name_and_as_wrong_as_publishe
 def test_human_labels_without_a_path_are_those_of_cifar_n_in_the_data_folder(
     source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, noise = dataset(LABELS[:5], 3, LABELS[5:]), trial.Noise(kind="human", key="worse_label")
+    data, noise = dataset(LABELS[:5], 3, LABELS[5:]), sections.Noise(kind="human", key="worse_label")
     np.savez(tmp_path / name, worse_label=GIVEN, clean_label=LABELS)
     assert corrupt(data, noise, source=source, seed=0, home=tmp_path)[1].flipped == [2, 6]
     monkeypatch.setenv("PRUNEPHASE_DATA", str(tmp_path))
@@ -472,7 +472,7 @@ def test_human_labels_without_a_path_are_those_of_cifar_n_in_the_data_folder(
 
     def fails(said: str, of: str, key: str) -> None:
         with pytest.raises(UserError, match=said) as e:
-            corrupt(data, trial.Noise(kind="human", key=key), source=of, seed=0)
+            corrupt(data, sections.Noise(kind="human", key=key), source=of, seed=0)
         assert "\n" not in str(e.value)
 
     fails("holds no 'worst_label'; did you mean 'worse_label'", source, "worst_label")

@@ -25,8 +25,9 @@ from prunephase.data import Dataset, Split
 from prunephase.engine import fit
 from prunephase.errors import UserError
 from prunephase.prune.masks import keep_top
+from prunephase.sections import Model, Pruning, Recipe
 from prunephase.snapshot import Snapshot
-from prunephase.trial import Model, Pruning, Recipe, Trial, remaining_weights
+from prunephase.trial import Trial, remaining_weights
 
 Masks = dict[str, Tensor]
 

@@ -19,8 +19,9 @@ from campaign import tree
 from prunephase import models, prune, runs, streams, study, tensors
 from prunephase.errors import Exit, UserError
 from prunephase.prune.remask import spread
+from prunephase.sections import Pruning
 from prunephase.store import Store
-from prunephase.trial import Pruning, Trial
+from prunephase.trial import Trial
 
 HOWS = ("layer", "global", "even")
 CONTROLS = (*((how, "rewind") for how in HOWS), ("layer", "re-init"))

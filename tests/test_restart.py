@@ -14,8 +14,9 @@ from prunephase import models, restart, runs, tensors
 from prunephase.data import load
 from prunephase.engine import Job, rates, team
 from prunephase.noise import corrupt
+from prunephase.sections import Restart
 from prunephase.store import Record, Store
-from prunephase.trial import Restart, Trial
+from prunephase.trial import Trial
 
 LEVELS, STEPS = 3, 4  # 200 examples in batches of 64
 Weights = dict[str, Tensor]

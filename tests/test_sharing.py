@@ -19,9 +19,10 @@ from prunephase import bench, cohort, disk, runs, study
 from prunephase.bench import Site
 from prunephase.engine import Diverged, Guesses, Job, Moment
 from prunephase.events import LevelDone
+from prunephase.sections import LATER
 from prunephase.store import Store
 from prunephase.task import Task
-from prunephase.trial import LATER, Trial, canonical_json
+from prunephase.trial import Trial, canonical_json
 
 CRITERIA = ["magnitude", "gradient", "random"]
 Fields = dict[str, Any]

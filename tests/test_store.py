@@ -22,8 +22,9 @@ import prunephase
 from campaign import tree
 from prunephase import bench, cli
 from prunephase.errors import DamagedError, IncompatibleError, LockedError, StorageError
+from prunephase.sections import Pruning
 from prunephase.store import Store
-from prunephase.trial import Pruning, Trial, canonical_json
+from prunephase.trial import Trial, canonical_json
 
 Train = Callable[..., Any]
 

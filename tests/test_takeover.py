@@ -27,7 +27,7 @@ from prunephase.data import Codes, Dataset, Split
 from prunephase.engine import Job, takeover
 from prunephase.engine.native.build import library
 from prunephase.prune import leaked, zero_pruned
-from prunephase.trial import Recipe
+from prunephase.sections import Recipe
 
 N, D, K = 40, 12, 3
 needs_kernels = pytest.mark.skipif(library() is None, reason="needs a C compiler")

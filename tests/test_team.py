@@ -23,8 +23,8 @@ from prunephase.engine.native.chain import Chain
 from prunephase.engine.plain import Plain
 from prunephase.engine.team import Patched
 from prunephase.prune import leaked, zero_pruned
+from prunephase.sections import Model, Recipe
 from prunephase.store import Store
-from prunephase.trial import Model, Recipe
 
 N, K, SHAPE = 50, 3, (1, 6, 6)
 MODULE = importlib.import_module("prunephase.engine.team")  # its name in the package is that of the function

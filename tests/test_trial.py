@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from prunephase import noise, trial
+from prunephase import noise, sections
 from prunephase.data.load import SOURCES
 from prunephase.models import FAMILY as MODELS
 from prunephase.prune.criteria import FAMILY as CRITERIA
@@ -34,7 +34,7 @@ PINNED: dict[str, dict[str, Any]] = {
 }
 
 
-def sections() -> dict[str, type[BaseModel]]:
+def kinds_of_sections() -> dict[str, type[BaseModel]]:
     found = {name: field.annotation for name, field in Trial.model_fields.items()}
     return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
@@ -45,11 +45,11 @@ def test_digests_are_pinned(digest: str) -> None:
 
 
 def test_the_names_a_study_may_use_are_those_of_the_families() -> None:
-    assert tuple(SOURCES) == trial.SOURCES
-    assert tuple(MODELS) == trial.MODELS
-    assert tuple(CRITERIA) == trial.CRITERIA
-    assert tuple(noise.NOISES) == trial.NOISES
-    assert set(trial.VERIFIED_SOURCES) <= set(trial.SOURCES)
+    assert tuple(SOURCES) == sections.SOURCES
+    assert tuple(MODELS) == sections.MODELS
+    assert tuple(CRITERIA) == sections.CRITERIA
+    assert tuple(noise.NOISES) == sections.NOISES
+    assert set(sections.VERIFIED_SOURCES) <= set(sections.SOURCES)
 
 
 def shuffled(value: Any, draw: random.Random) -> Any:
@@ -87,10 +87,10 @@ def test_every_field_but_the_depth_of_the_ladder_changes_the_digest() -> None:
         "pruning.remask": "even",
         "antidote.kind": "gce", "antidote.alpha": 0.3, "antidote.beta": 0.3, "antidote.temperature": 3.0,
         "antidote.strength": 0.3, "antidote.q": 0.3, "antidote.teacher": "6ce319039cf55635:3",
-        "antidote.teacher_model": trial.Model(name="mlp"), "antidote.teacher_force": True,
+        "antidote.teacher_model": sections.Model(name="mlp"), "antidote.teacher_force": True,
         "restart.mode": "scratch", "restart.to": "3it", "restart.lr": 0.5, "restart.start_at": "rewind",
     }  # fmt: skip
-    paths = {f"{section}.{field}" for section, kind in sections().items() for field in kind.model_fields}
+    paths = {f"{section}.{field}" for section, kind in kinds_of_sections().items() for field in kind.model_fields}
     assert paths == set(other)
     base = Trial.model_validate({"data": {"source": "npz", "path": "data.npz"}})
     digests = {base.digest(), base.model_copy(update={"seed": 9}).digest()}
@@ -123,13 +123,15 @@ def test_a_trial_comes_back_from_its_json() -> None:
 
 
 def test_flat_has_one_entry_for_every_field() -> None:
-    expected = {f"{section}.{field}" for section, kind in sections().items() for field in kind.model_fields} | {"seed"}
+    expected = {
+        f"{section}.{field}" for section, kind in kinds_of_sections().items() for field in kind.model_fields
+    } | {"seed"}
     assert set(Trial().flat()) == expected
 
 
 def test_the_schema_names_every_section_and_every_field_with_its_default() -> None:
     text = schema()
-    for section, kind in sections().items():
+    for section, kind in kinds_of_sections().items():
         part = text.split(f"[{section}]")[1].split("\n\n")[0]
         for name, field in kind.model_fields.items():
             line = next(line for line in part.splitlines() if line.startswith(name + " "))

@@ -22,11 +22,12 @@ from prunephase.diagnoses import DIAGNOSES, Diagnosis
 from prunephase.errors import DamagedError, UserError
 from prunephase.events import Diagnosed
 from prunephase.plugins import resolve
+from prunephase.sections import Data
 from prunephase.store import Record, Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
 from prunephase.tensors import pack_arrays, unpack_arrays
-from prunephase.trial import Data, Trial, canonical_json
+from prunephase.trial import Trial, canonical_json
 
 if TYPE_CHECKING:
     import polars as pl

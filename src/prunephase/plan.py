@@ -21,10 +21,11 @@ import numpy as np
 from prunephase import disk
 from prunephase.errors import UserError
 from prunephase.runs import check, families, waves
+from prunephase.sections import Antidote, Restart
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
-from prunephase.trial import Antidote, Restart, Trial, canonical_json
+from prunephase.trial import Trial, canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

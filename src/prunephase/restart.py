@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunephase.trial import Restart
+from prunephase.sections import Restart
 
 Weights = Mapping[str, Tensor]
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from prunephase import disk, execute, table
 from prunephase.errors import Exit, IncompatibleError, LockedError, StorageError, UserError
 from prunephase.events import EpochDone, Event, Note
+from prunephase.sections import Data
 from prunephase.store import Store
 from prunephase.study import Study, family
 from prunephase.task import Finished, Task
-from prunephase.trial import Data, Trial
+from prunephase.trial import Trial
 
 if TYPE_CHECKING:
     import polars as pl

@@ -18,8 +18,9 @@ from prunephase.errors import IncompatibleError, UserError
 from prunephase.levels import finished, trained_state
 from prunephase.measure.passes import forward
 from prunephase.randomness import seeded
+from prunephase.sections import Model
 from prunephase.store import Record, Store
-from prunephase.trial import Model, Trial
+from prunephase.trial import Trial
 
 
 @dataclass(frozen=True)

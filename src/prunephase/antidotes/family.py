@@ -11,7 +11,7 @@ from prunephase.antidotes.distill import Distilled, Teacher
 from prunephase.antidotes.losses import GeneralisedCrossEntropy, Smoothed, SymmetricCrossEntropy
 from prunephase.antidotes.tether import Tethered
 from prunephase.engine import Objective, cross_entropy
-from prunephase.trial import Antidote
+from prunephase.sections import Antidote
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import cifar100 as fine
 from prunephase.data import normalise
 from prunephase.data.cache import decoded
@@ -91,7 +91,7 @@ CIFAR_N = {
 }
 
 
-def cifar10(spec: trial.Data, home: Path | None) -> Arrays:
+def cifar10(spec: sections.Data, home: Path | None) -> Arrays:
     """The 50,000 and 10,000 images of CIFAR-10 (Krizhevsky 2009), from `spec.path`, else `home`, else a mirror.
 
     A folder is searched for the binary archive, then for what it unpacks to, then for parquet files of images. The
@@ -100,12 +100,12 @@ def cifar10(spec: trial.Data, home: Path | None) -> Arrays:
     return _cifar(spec, home)
 
 
-def cifar100(spec: trial.Data, home: Path | None) -> Arrays:
+def cifar100(spec: sections.Data, home: Path | None) -> Arrays:
     """The 50,000 and 10,000 images of CIFAR-100 with their 100 fine classes; see `cifar10`."""
     return _cifar(spec, home)
 
 
-def _cifar(spec: trial.Data, home: Path | None) -> Arrays:
+def _cifar(spec: sections.Data, home: Path | None) -> Arrays:
     kind = BINARY[spec.source]
     given = None if spec.path is None else Path(spec.path)
     if given is not None and not given.exists():

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from prunephase import plugins as plugin
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.files import from_names, in_a_line
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
@@ -20,7 +20,7 @@ from prunephase.errors import UserError
 EXPECTED = "expected Arrays, arrays as a dict (x_train, y_train, ...) or a tuple, or torch data sets (train, test)"
 
 
-def custom(spec: trial.Data, plugins: Collection[str]) -> Arrays:
+def custom(spec: sections.Data, plugins: Collection[str]) -> Arrays:
     """What `module:function` gives when called with `spec.kwargs`.
 
     Arrays; a dict of arrays named as in npz; a tuple (x, y) or (x, y, x_test, y_test); a map-style torch Dataset of

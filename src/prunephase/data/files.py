@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError, nearest
 
@@ -25,13 +25,13 @@ LABELS = (".npz", ".npy", ".txt", ".pt", *TABLES)
 CLEAN = "clean_label"  # the array of the true labels, in the files of CIFAR-N
 
 
-def npz(spec: trial.Data, _home: Path | None) -> Arrays:
+def npz(spec: sections.Data, _home: Path | None) -> Arrays:
     """Arrays x_train, y_train (or x, y) and, where there are any, x_test, y_test and y_clean (true training labels)."""
     path = existing(spec)
     return from_names(read_npz(path, f"data.path = '{path}'"), f"data.path = '{path}'")
 
 
-def table(spec: trial.Data, _home: Path | None) -> Arrays:
+def table(spec: sections.Data, _home: Path | None) -> Arrays:
     """One csv or parquet file, or a folder with train.csv and perhaps test.csv (or .parquet): one row per example.
 
     Column `spec.label` holds the label, `spec.truth` (where named) the true one, every other column is a feature.
@@ -59,9 +59,9 @@ def data_folder() -> Path | None:
     return Path(known) if known else None
 
 
-def existing(spec: trial.Data) -> Path:
+def existing(spec: sections.Data) -> Path:
     """The path that a source needs."""
-    assert spec.path is not None  # trial.Data sees to it
+    assert spec.path is not None  # sections.Data sees to it
     if not (path := Path(spec.path)).exists():
         raise UserError(f"data.path = '{spec.path}': no such file or folder; paths start where you run prunephase")
     return path
@@ -159,7 +159,7 @@ def _harmless() -> list[Any]:
 
 
 def _rows(
-    path: Path, spec: trial.Data, features: list[str] | None
+    path: Path, spec: sections.Data, features: list[str] | None
 ) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.generic] | None, list[str]]:
     """Inputs [N, F], labels, true labels and the names of the features; those of the training table, where given."""
     say = f"data.path = '{path}'"

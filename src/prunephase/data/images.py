@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.cache import decoded
 from prunephase.data.files import existing, in_a_line
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
 
 
-def folder(spec: trial.Data, _home: Path | None) -> Arrays:
+def folder(spec: sections.Data, _home: Path | None) -> Arrays:
     """Images as [N, 3, H, W] uint8 from root/train/<class>/* and root/test/<class>/* (or val), or from root/<class>/*.
 
     In the order of class and file names. `spec.size` resizes to size x size (bilinear), without regard to proportions.
@@ -36,7 +36,7 @@ def folder(spec: trial.Data, _home: Path | None) -> Arrays:
     return Arrays(*_read(root / "train", spec), *((None, None) if test is None else _read(test, spec)))
 
 
-def _read(root: Path, spec: trial.Data) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+def _read(root: Path, spec: sections.Data) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
     files: list[Path] = []
     labels: list[str] = []
     for name in (entry for entry in entries(root) if entry.is_dir()):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunephase import streams, trial
+from prunephase import sections, streams
 from prunephase.data.check import Checked, check
 from prunephase.data.cifar import cifar10, cifar100
 from prunephase.data.custom import custom
@@ -27,7 +27,7 @@ from prunephase.data.types import Arrays, Codes, Dataset, Split
 from prunephase.errors import UserError
 
 
-def digits(_spec: trial.Data, _home: Path | None) -> Arrays:
+def digits(_spec: sections.Data, _home: Path | None) -> Arrays:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, grey levels 0..16 scaled to [0, 1]."""
     from sklearn.datasets import load_digits  # costs most of a second, and only this source needs it
 
@@ -35,7 +35,7 @@ def digits(_spec: trial.Data, _home: Path | None) -> Arrays:
     return Arrays(inputs=(found.images / 16).astype(np.float32), labels=found.target)
 
 
-SOURCES: dict[str, Callable[[trial.Data, Path | None], Arrays]] = {
+SOURCES: dict[str, Callable[[sections.Data, Path | None], Arrays]] = {
     "digits": digits,
     "mnist": mnist,
     "cifar10": cifar10,
@@ -47,10 +47,10 @@ SOURCES: dict[str, Callable[[trial.Data, Path | None], Arrays]] = {
 }
 
 
-def load(spec: trial.Data, plugins: Collection[str] = (), home: Path | None = None) -> Dataset:
+def load(spec: sections.Data, plugins: Collection[str] = (), home: Path | None = None) -> Dataset:
     """Fetch, check, split and normalise the examples that `spec` names.
 
-    >>> data = load(trial.Data(source="digits", train=1000))
+    >>> data = load(sections.Data(source="digits", train=1000))
     >>> len(data.train), len(data.validation), len(data.test), data.input_shape
     (1000, 144, 359, (1, 8, 8))
 
@@ -101,7 +101,7 @@ def load(spec: trial.Data, plugins: Collection[str] = (), home: Path | None = No
 
 
 def _places(
-    spec: trial.Data, examples: int, has_test: bool
+    spec: sections.Data, examples: int, has_test: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Places of the training, validation and test examples in the source's training set, each rising."""
     pool = np.arange(examples)

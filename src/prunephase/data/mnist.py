@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.download import fetch
 from prunephase.data.files import in_a_line
 from prunephase.data.types import Arrays
@@ -33,7 +33,7 @@ SHA256 = {
 MEAN, DEVIATION = 0.1307, 0.3081  # of the training pixels on [0, 1]
 
 
-def mnist(spec: trial.Data, home: Path | None) -> Arrays:
+def mnist(spec: sections.Data, home: Path | None) -> Arrays:
     """The 60,000 and 10,000 digits of MNIST (LeCun et al. 1998), from `spec.path`, else `home`, else a mirror."""
     if spec.path is not None and not Path(spec.path).is_dir():
         raise UserError(f"data.path = '{spec.path}': no such folder; give the folder of the four MNIST files")

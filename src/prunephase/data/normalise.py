@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.types import Arrays, Constant
 from prunephase.errors import UserError
 
@@ -23,7 +23,7 @@ NUMBERS = 2**27  # ... and fewer of them, where they are large
 
 
 def constants(
-    spec: trial.Data, arrays: Arrays, inputs: NDArray[np.generic], training: NDArray[np.int64]
+    spec: sections.Data, arrays: Arrays, inputs: NDArray[np.generic], training: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What to subtract and what to divide by, in the units of the source; shapes broadcast against the inputs."""
     unit = 255.0 if inputs.dtype == np.uint8 and inputs.ndim > 2 else 1.0

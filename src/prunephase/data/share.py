@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunephase import trial
+from prunephase import sections, trial
 from prunephase.data.lazy import Images
 from prunephase.data.load import load
 from prunephase.data.types import Codes, Dataset, Split
 
 
-def publish(spec: trial.Data, data: Dataset, folder: Path) -> None:
+def publish(spec: sections.Data, data: Dataset, folder: Path) -> None:
     """Put the examples that `spec` names where `obtain` finds them. Raises OSError."""
     tensors: dict[str, Tensor] = {} if data.black is None else {"black": data.black}
     files = {}
@@ -49,7 +49,7 @@ def publish(spec: trial.Data, data: Dataset, folder: Path) -> None:
         raise OSError(int(code[1]) if code else errno.EIO, str(problem)) from None
 
 
-def obtain(spec: trial.Data, plugins: Collection[str] = (), folder: Path | None = None) -> Dataset:
+def obtain(spec: sections.Data, plugins: Collection[str] = (), folder: Path | None = None) -> Dataset:
     """The examples that `spec` names: mapped from `folder` where they were published there, else loaded.
 
     Loaded also where this machine does not see the file that their images lie in.
@@ -88,5 +88,5 @@ def obtain(spec: trial.Data, plugins: Collection[str] = (), folder: Path | None 
     return Dataset(train, split("validation"), test, classes, about["fingerprint"], about["examples"], black)
 
 
-def _path(spec: trial.Data, folder: Path) -> Path:
+def _path(spec: sections.Data, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(trial.canonical_json(spec.model_dump(mode='json'))).hexdigest()}.safetensors"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data.images import read_files
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError
@@ -16,7 +16,7 @@ SIZE = 32  # pixels; He et al. 2022, appendix B
 ANNOTATIONS = "val/val_annotations.txt"
 
 
-def tiny_imagenet(spec: trial.Data, home: Path | None) -> Arrays:
+def tiny_imagenet(spec: sections.Data, home: Path | None) -> Arrays:
     """The 100,000 and 10,000 images [N, 3, size, size] of Tiny ImageNet, from `spec.path`, else `home`.
 
     The classes are WordNet's numbers, rising. Its test set has no labels, so its validation set is ours. `spec.size` is

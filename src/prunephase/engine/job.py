@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunephase.data import Dataset
-from prunephase.trial import Recipe
+from prunephase.sections import Recipe
 
 
 @dataclass(frozen=True)

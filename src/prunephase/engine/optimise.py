@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from prunephase.trial import Recipe
+from prunephase.sections import Recipe
 
 
 def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

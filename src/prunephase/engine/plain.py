@@ -17,7 +17,8 @@ from prunephase.engine.forward import autocast, guesses, memory_format
 from prunephase.engine.job import Batch, Diverged, Guesses, Job, Moment, Objective, cross_entropy
 from prunephase.engine.optimise import optimiser, rates
 from prunephase.randomness import seeded
-from prunephase.trial import Recipe, steps_per_epoch
+from prunephase.sections import Recipe
+from prunephase.trial import steps_per_epoch
 
 
 def fit(

@@ -20,7 +20,7 @@ from prunephase.models.transformer import vit
 from prunephase.models.vgg import vgg16, vgg_like
 from prunephase.plugins import is_reference, resolve
 from prunephase.randomness import seeded
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 __all__ = [
     "FAMILY",

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prunephase import models
 from prunephase.models.checks import Shape
 from prunephase.plugins import is_reference, resolve
-from prunephase.trial import Model
+from prunephase.sections import Model
 
 
 @cache

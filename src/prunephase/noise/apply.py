@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from prunephase import plugins as plugin
-from prunephase import streams, trial
+from prunephase import sections, streams
 from prunephase.data import Dataset, Split, cifar_n
 from prunephase.data.check import integer_labels
 from prunephase.data.files import in_a_line, read_labels
@@ -25,7 +25,7 @@ from prunephase.noise.maps import class_map
 
 def corrupt(
     data: Dataset,
-    spec: trial.Noise,
+    spec: sections.Noise,
     *,
     source: str,
     seed: int,
@@ -79,7 +79,7 @@ def corrupt(
 
 
 def _maker(
-    data: Dataset, spec: trial.Noise, source: str, plugins: Collection[str], home: Path | None
+    data: Dataset, spec: sections.Noise, source: str, plugins: Collection[str], home: Path | None
 ) -> Callable[[Split, np.random.Generator], Pattern]:
     """The noise as a function of a split and its stream; all that can be wrong with `spec` is found here."""
     classes = len(data.classes)

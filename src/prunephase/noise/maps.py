@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from prunephase import trial
+from prunephase import sections
 from prunephase.data import SUPERCLASS
 from prunephase.errors import UserError
 
@@ -29,7 +29,7 @@ CONFUSED: Mapping[str, Mapping[int, int]] = {
 }
 
 
-def class_map(spec: trial.Noise, source: str, classes: int) -> Mapping[int, int]:
+def class_map(spec: sections.Noise, source: str, classes: int) -> Mapping[int, int]:
     """The class map of asymmetric noise.
 
     block5 is that of He et al.'s code for CIFAR-100, inherited from other label-noise code: blocks of five classes by

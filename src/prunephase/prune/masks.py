@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunephase.errors import UserError
-from prunephase.trial import Pruning, remaining_weights
+from prunephase.sections import Pruning
+from prunephase.trial import remaining_weights
 
 PRUNABLE_MODULES = (
     nn.Linear,

@@ -18,7 +18,8 @@ from prunephase.engine.forward import autocast
 from prunephase.engine.gpu.nets import Nets
 from prunephase.engine.job import Guesses, Job
 from prunephase.engine.optimise import groups
-from prunephase.trial import Recipe, steps_per_epoch
+from prunephase.sections import Recipe
+from prunephase.trial import steps_per_epoch
 
 CHUNK = 2500  # examples evaluated at once
 

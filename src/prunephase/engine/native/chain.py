@@ -30,7 +30,8 @@ from prunephase.engine.native.layout import (
     room,
 )
 from prunephase.engine.optimise import rates
-from prunephase.trial import Recipe, steps_per_epoch
+from prunephase.sections import Recipe
+from prunephase.trial import steps_per_epoch
 
 WORK = 5e8  # weights times examples of one call into C, some 20 ms: between calls an interrupt is heard
 SAMPLE = 4096  # examples that show which inputs are mostly zero
