@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from prunephase.cli.words import (
-    NONE,
-    Changes,
+    HERE,
     Json,
-    Plugins,
-    StoreFolder,
     StudyFile,
+    Where,
     aligned,
     app,
     examples,
-    load,
     print_json,
 )
 from prunephase.errors import Exit, UserError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from prunephase.analysis.facts import Fact
     from prunephase.analysis.select import Estimate
-    from prunephase.study import Study
 
 
 @app.command(help_epilogue=examples("prunephase stops study.toml", "prunephase stops study.toml --json"))
 def stops(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     json: Json = False,
 ) -> int:
     """Replay stop rules on finished ladders: where each ends, the accuracy there, its regret and what it saves.
@@ -49,10 +40,10 @@ def stops(
     from prunephase.store import Store
     from prunephase.terminal import clean
 
-    whole = load(study, changes, plugins)
-    replays = replay(_levels(whole, store), cards=tables.cards(Store(store), whole.trials))
+    whole = where.load(study)
+    replays = replay(where.levels(whole), cards=tables.cards(Store(where.store), whole.trials))
     if json:
-        print_json({"study": whole.name, "store": str(store), "groups": [one.as_json() for one in replays]})
+        print_json({"study": whole.name, "store": str(where.store), "groups": [one.as_json() for one in replays]})
         return Exit.OK
     head = ("rule", "n", "last level", "taken", "test accuracy", "regret, points", "trainings", "epochs saved", "false")
     for one in replays:
@@ -99,9 +90,7 @@ def stops(
 def select(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     rule: Annotated[
         str,
         Parameter(
@@ -132,12 +121,12 @@ def select(
     named = next((known for known in RULES if known == rule), None)
     if named is None:
         raise UserError(f"--rule {rule}: expected {' or '.join(RULES)}")
-    whole = load(study, changes, plugins)
-    found = choose(_levels(whole, store), named, cards=tables.cards(Store(store), whole.trials), clean=clean)
+    whole = where.load(study)
+    found = choose(where.levels(whole), named, cards=tables.cards(Store(where.store), whole.trials), clean=clean)
     if not found:
-        raise UserError(f"{store}: no ladder of '{whole.name}' is finished; run it to its end")
+        raise UserError(f"{where.store}: no ladder of '{whole.name}' is finished; run it to its end")
     if json:
-        print_json({"study": whole.name, "store": str(store), "selections": [one.as_json() for one in found]})
+        print_json({"study": whole.name, "store": str(where.store), "selections": [one.as_json() for one in found]})
         return Exit.OK
     for one in found:
         n, labels = len(one.own), "true labels" if one.clean else "labels as noisy as these"
@@ -175,9 +164,7 @@ def select(
 def cost(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     json: Json = False,
 ) -> int:
     """Say what the finished levels have cost: operations in four conventions side by side, and seconds by the clock.
@@ -193,9 +180,9 @@ def cost(
     from prunephase.store import Store
     from prunephase.terminal import clean, percent
 
-    whole = load(study, changes, plugins)
-    frame = _levels(whole, store)
-    paid = spent(Store(store), whole.trials, plugins)
+    whole = where.load(study)
+    frame = where.levels(whole)
+    paid = spent(Store(where.store), whole.trials, where.plugins)
     measures = [*CONVENTIONS, "seconds"]
     groups: list[dict[str, Any]] = []
     for key, rows in split(frame):
@@ -212,7 +199,7 @@ def cost(
     once = paid.sort("role").unique("training", keep="first", maintain_order=True)
     everything = once.select(pl.len().alias("trainings"), *(pl.col(name).sum() for name in measures)).row(0, named=True)
     if json:
-        print_json({"study": whole.name, "store": str(store), "groups": groups, "total": everything})
+        print_json({"study": whole.name, "store": str(where.store), "groups": groups, "total": everything})
         return Exit.OK
     size, unit = _unit(max(everything[name] for name in CONVENTIONS))
     head = ("level", "sparsity", "n", *(name.replace("_", " ") for name in CONVENTIONS), "seconds")
@@ -247,17 +234,6 @@ def _unit(largest: float) -> tuple[float, str]:
 
 def _priced(row: Mapping[str, Any], measures: Sequence[str], size: float) -> list[str]:
     return [f"{row[name]:,.1f}" if name == "seconds" else f"{row[name] / size:,.4g}" for name in measures]
-
-
-def _levels(study: Study, store: Path) -> pl.DataFrame:
-    """The level table of what is finished."""
-    from prunephase import table as tables
-    from prunephase.store import Store
-
-    frame = tables.levels(Store(store), study.trials)
-    if frame.is_empty():
-        raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its --store")
-    return frame
 
 
 def _span(levels: list[int]) -> str:

@@ -9,18 +9,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from prunephase.cli.words import (
-    NONE,
-    Changes,
+    HERE,
     Device,
     Json,
-    Plugins,
-    StoreFolder,
     StudyFile,
+    Where,
     Workers,
     app,
     examples,
     fail,
-    load,
     page_of,
     print_json,
     writable,
@@ -39,8 +36,7 @@ from prunephase.errors import Exit, UserError
 def diagnose(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
+    where: Where = HERE,
     only: Annotated[
         str | None, Parameter(help="Which, with commas between; all of them by default. See docs/diagnoses.md.")
     ] = None,
@@ -53,7 +49,6 @@ def diagnose(
     ] = None,
     workers: Workers = None,
     device: Device = "cpu",
-    plugins: Plugins = NONE,
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="The report; default: STORE/NAME.html.")
     ] = None,
@@ -71,16 +66,18 @@ def diagnose(
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: expected at least 1")
-    kinds = chosen([name.strip() for name in only.split(",")] if only else [], plugins)
-    whole = load(study, changes, plugins)
+    kinds = chosen([name.strip() for name in only.split(",")] if only else [], where.plugins)
+    whole = where.load(study)
     writable(output)
-    wanted = diagnosing.wanted(whole, store, kinds, [word.strip() for word in levels.split(",")] if levels else [])
+    wanted = diagnosing.wanted(
+        whole, where.store, kinds, [word.strip() for word in levels.split(",")] if levels else []
+    )
     total = sum(len(names) * len(tasks) for names, tasks in wanted.items())
     with follow(whole, total, quiet=quiet or json) as observe:
         outcome = diagnosing.diagnose(
-            wanted, store, kinds, workers=workers, device=device, plugins=plugins, observe=observe
+            wanted, where.store, kinds, workers=workers, device=device, plugins=where.plugins, observe=observe
         )
-    page = report(whole, output or page_of(whole, store), store)
+    page = report(whole, output or page_of(whole, where.store), where.store)
     if json:
         print_json({"study": whole.name, **asdict(outcome), "report": str(page)})
     else:

@@ -9,17 +9,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from prunephase.cli.words import (
-    NONE,
-    Changes,
+    HERE,
     Json,
     Output,
-    Plugins,
-    StoreFolder,
     StudyFile,
+    Where,
     app,
-    curve_of,
     examples,
-    load,
     print_json,
     writable,
 )
@@ -31,16 +27,14 @@ from prunephase.errors import DamagedError, Exit, UserError
 def status(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     json: Json = False,
 ) -> int:
     """Say what is done, running or missing. Reads only."""
     from prunephase.store import Store
     from prunephase.terminal import clean, percent
 
-    chosen, place = load(study, changes, plugins), Store(store)
+    chosen, place = where.load(study), Store(where.store)
     rows: list[dict[str, Any]] = []
     for trial in chosen.trials:
         chain, name = place.levels(trial), trial.digest()
@@ -64,7 +58,7 @@ def status(
             }
         )
     if json:
-        print_json({"study": chosen.name, "store": str(store), "trials": rows})
+        print_json({"study": chosen.name, "store": str(where.store), "trials": rows})
         return Exit.OK
     for row in rows:
         held = f"  ({clean(row['holder'] or row['failure'])})" if row["holder"] or row["failure"] else ""
@@ -73,7 +67,7 @@ def status(
             f"sparsity {percent(row['sparsity'], 2)}  test {percent(row['test_accuracy'])}{held}"
         )
     finished = sum(r["levels"] for r in rows)
-    print(f"{finished:,} of {sum(r['of'] for r in rows):,} levels of {len(rows):,} trials are safe in {store}")
+    print(f"{finished:,} of {sum(r['of'] for r in rows):,} levels of {len(rows):,} trials are safe in {where.store}")
     return Exit.OK
 
 
@@ -128,9 +122,7 @@ def merge(
 def table(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     output: Output = None,
     epochs: Annotated[
         bool, Parameter(negative="", show_default=False, help="One row per epoch instead of one per level.")
@@ -142,13 +134,13 @@ def table(
     from prunephase import table as tables
     from prunephase.store import Store
 
-    chosen = load(study, changes, plugins)
+    chosen = where.load(study)
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise UserError(f"-o {output}: expected a name that ends in .csv or .parquet")
     make = tables.epochs if epochs else tables.levels
-    frame = make(Store(store), chosen.trials)
+    frame = make(Store(where.store), chosen.trials)
     if frame.is_empty():
-        raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its --store")
+        raise UserError(f"{where.store}: holds no finished level of '{chosen.name}'; run it first, or name its --store")
     if output is not None and output.suffix == ".parquet":
         with refusals(output):
             frame.write_parquet(output)
@@ -173,9 +165,7 @@ def table(
 def phases(
     curve: Annotated[str, Parameter(help="A study file, preset:NAME, or a csv/parquet file of anybody's curve.")],
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     json: Json = False,
 ) -> int:
     """Find dip, peak and phases, and say whether there is a sparse double descent.
@@ -185,14 +175,15 @@ def phases(
     """
     from rich.console import Console
 
+    from prunephase.analysis.curve import curve as curves
     from prunephase.analysis.curve import read_curve
     from prunephase.analysis.phases import phases as detect
     from prunephase.terminal import summary
 
     if curve.startswith("preset:") or curve.endswith(".toml"):
-        found = curve_of(load(curve, changes, plugins), store)
+        found = curves(where.levels(where.load(curve)))
     else:
-        if changes or plugins:
+        if where.changes or where.plugins:
             raise UserError("--set and --plugins belong to a study; a curve is read as it is")
         found = read_curve(Path(curve))
     groups = [(group, detect(group)) for group in found.groups()]
@@ -216,9 +207,7 @@ def phases(
 def report(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
-    plugins: Plugins = NONE,
+    where: Where = HERE,
     output: Output = None,
     axis: Annotated[
         str,
@@ -231,8 +220,8 @@ def report(
     """Write the report of whatever is finished: one HTML page that needs nothing else (x.svg, x.png: its curve)."""
     from prunephase.reports import report as write
 
-    chosen = load(study, changes, plugins)
+    chosen = where.load(study)
     page = output or Path("report.html")
     writable(page)
-    print(write(chosen, page, store, axis=axis))
+    print(write(chosen, page, where.store, axis=axis))
     return Exit.OK

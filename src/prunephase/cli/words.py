@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,8 @@ from prunephase import __version__
 from prunephase.errors import UserError
 
 if TYPE_CHECKING:
-    from prunephase.analysis.curve import Curve
+    import polars as pl
+
     from prunephase.study import Study
 
 
@@ -33,34 +35,64 @@ app = App(
     help_epilogue="Start with `prunephase demo`, or `prunephase init > study.toml` and `prunephase run study.toml`.",
 )
 
-NONE: list[str] = []
 LINE = 300  # characters of an error
 StudyFile = Annotated[str, Parameter(help="A study file (TOML), or preset:NAME.")]
-Changes = Annotated[
-    list[str],
-    Parameter(
-        name="--set",
-        negative="",
-        show_default=False,
-        help="Change a field: --set noise.rate=0.4. May be given several times.",
-    ),
-]
 StoreFolder = Annotated[Path, Parameter(name="--store", help="Folder of the results.")]
-Plugins = Annotated[
-    list[str],
-    Parameter(
-        name="--plugins",
-        negative="",
-        show_default=False,
-        help="Module of yours that the study may name as module:function.",
-    ),
-]
 Workers = Annotated[int | None, Parameter(name="--workers", help="Processes; one per core by default.")]
 Device = Annotated[str, Parameter(name="--device", help="cpu, cuda, cuda:1, mps.")]
 Json = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="One JSON object on stdout, for scripts.")
 ]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"], help="Where to write it.")]
+
+
+@Parameter(name="*")  # its fields are flags of the command
+@dataclass(frozen=True)
+class Where:
+    """How a study file is changed and read, and where its results lie."""
+
+    changes: Annotated[
+        list[str],
+        Parameter(
+            name="--set",
+            negative="",
+            show_default=False,
+            help="Change a field: --set noise.rate=0.4. May be given several times.",
+        ),
+    ] = field(default_factory=list)
+    store: StoreFolder = Path("runs")
+    plugins: Annotated[
+        list[str],
+        Parameter(
+            name="--plugins",
+            negative="",
+            show_default=False,
+            help="Module of yours that the study may name as module:function.",
+        ),
+    ] = field(default_factory=list)
+
+    def load(self, study: str) -> Study:
+        """The study that the command line names."""
+        from prunephase.study import load
+
+        if self.plugins and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # where `python -m` would look too; spawned workers inherit it
+        return load(study, self.changes)
+
+    def levels(self, study: Study) -> pl.DataFrame:
+        """The finished levels of a study; an error where there are none."""
+        from prunephase import table
+        from prunephase.store import Store
+
+        frame = table.levels(Store(self.store), study.trials)
+        if frame.is_empty():
+            raise UserError(
+                f"{self.store}: holds no finished level of '{study.name}'; run it first, or name its --store"
+            )
+        return frame
+
+
+HERE = Where()
 
 
 def fail(text: str, code: int) -> int:
@@ -72,27 +104,6 @@ def fail(text: str, code: int) -> int:
         # What came from outside may be of any length; the end of a line holds the remedy.
         print(shown if len(shown) <= LINE else f"{shown[: LINE // 2 - 2]}...{shown[1 - LINE // 2 :]}", file=sys.stderr)
     return code
-
-
-def load(study: str, changes: Sequence[str], plugins: Sequence[str]) -> Study:
-    """The study that the command line names."""
-    from prunephase.study import load
-
-    if plugins and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where `python -m` would look too; spawned workers inherit it
-    return load(study, changes)
-
-
-def curve_of(study: Study, store: Path) -> Curve:
-    """The finished levels of a study as curves."""
-    from prunephase import table as tables
-    from prunephase.analysis.curve import curve
-    from prunephase.store import Store
-
-    frame = tables.levels(Store(store), study.trials)
-    if frame.is_empty():
-        raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its --store")
-    return curve(frame)
 
 
 def writable(page: Path | None) -> None:

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from prunephase.cli.words import (
-    NONE,
-    Changes,
+    HERE,
     Device,
     Json,
-    Plugins,
     StoreFolder,
     StudyFile,
+    Where,
     Workers,
     app,
-    curve_of,
     duration,
     examples,
     fail,
-    load,
     page_of,
     print_json,
     writable,
@@ -48,11 +45,9 @@ if TYPE_CHECKING:
 def run(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
+    where: Where = HERE,
     workers: Workers = None,
     device: Device = "cpu",
-    plugins: Plugins = NONE,
     budget: Annotated[str | None, Parameter(help="Stop cleanly after this long: 90s, 30min, 2h.")] = None,
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="The report; default: STORE/NAME.html.")
@@ -79,7 +74,7 @@ def run(
     from prunephase.store import Store
     from prunephase.terminal import watch
 
-    chosen = load(study, changes, plugins)
+    chosen = where.load(study)
     part = None if shard is None else _Part(shard, chosen, study)
     chosen = part.study if part else chosen
     seconds = _seconds(budget)
@@ -92,22 +87,22 @@ def run(
         print(f"{chosen.name}: no trials in this part, nothing to do", file=sys.stderr)
         return Exit.OK
     with (
-        watch(chosen, Store(store), quiet=quiet or json) as observe,
-        _executor(on, ray_address, workers, device, plugins) as (executor, count),
+        watch(chosen, Store(where.store), quiet=quiet or json) as observe,
+        _executor(on, ray_address, workers, device, where.plugins) as (executor, count),
     ):
         outcome = runs.train(
             chosen,
-            store,
+            where.store,
             workers=count,
             device=device,
-            plugins=plugins,
+            plugins=where.plugins,
             allow_numerics_change=allow_numerics_change,
             seconds=seconds,
             observe=observe,
             executor=executor,
         )
-    page = output or page_of(chosen, store)
-    _finish(chosen, store, page, outcome, json, part)
+    page = output or page_of(chosen, where.store)
+    _finish(chosen, where.store, page, outcome, json, part)
     return outcome.code
 
 
@@ -115,11 +110,9 @@ def run(
 def plan(
     study: StudyFile,
     *,
-    changes: Changes = NONE,
-    store: StoreFolder = Path("runs"),
+    where: Where = HERE,
     workers: Workers = None,
     device: Device = "cpu",
-    plugins: Plugins = NONE,
     json: Json = False,
 ) -> int:
     """Say what a study costs before anything is spent: trainings, compute, disk, and hours from a short probe."""
@@ -127,9 +120,11 @@ def plan(
     from prunephase import plan as plans
     from prunephase.bench import Site
 
-    chosen = load(study, changes, plugins)
+    chosen = where.load(study)
     cost = plans.estimate(
-        chosen, Site(store, device, frozenset(plugins)), workers if workers is not None else execute.default_workers()
+        chosen,
+        Site(where.store, device, frozenset(where.plugins)),
+        workers if workers is not None else execute.default_workers(),
     )
     if json:
         print_json(asdict(cost))
@@ -154,7 +149,7 @@ def demo(
     json: Json = False,
 ) -> int:
     """See all four phases in a minute or two: scikit-learn's digits with 30 % wrong labels, offline."""
-    return run("preset:demo", store=store, workers=workers, output=output, json=json)
+    return run("preset:demo", where=Where(store=store), workers=workers, output=output, json=json)
 
 
 @contextlib.contextmanager
@@ -195,6 +190,7 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool, par
     from rich.console import Console
 
     from prunephase import table as tables
+    from prunephase.analysis.curve import curve
     from prunephase.analysis.phases import phases as detect
     from prunephase.reports import report
     from prunephase.store import Store
@@ -203,7 +199,7 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool, par
     answers = []
     frame = tables.levels(Store(store), study.trials)
     if not frame.is_empty():
-        groups = [(group, detect(group)) for group in curve_of(study, store).groups()]
+        groups = [(group, detect(group)) for group in curve(frame).groups()]
         answers = [{"group": dict(g.key), **p.as_json()} for g, p in groups]
         if not json:
             for group, found in groups:
