@@ -16,8 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from prunephase import models
+from prunephase.antidotes import (
+    Distilled,
+    GeneralisedCrossEntropy,
+    Remembered,
+    Smoothed,
+    SymmetricCrossEntropy,
+    Tethered,
+)
 from prunephase.data import Codes, Dataset, Split
-from prunephase.engine import Diverged, Job, Moment, cross_entropy, guesses
+from prunephase.engine import Diverged, Job, Moment, Objective, cross_entropy, guesses
 from prunephase.engine.native.build import library
 from prunephase.engine.native.chain import Chain
 from prunephase.engine.plain import Plain
@@ -154,6 +162,36 @@ def test_any_shape_trains_as_in_the_plain_loop(source: str, widths: list[int], b
         exact, same = guesses(b.network, data)[name]
         assert loss == pytest.approx(exact, rel=1e-5)
         assert torch.equal(classes, same)
+
+
+def objectives(net: nn.Module, count: int) -> dict[str, Objective]:
+    taught = Remembered(5 * torch.randn(count, K, generator=torch.Generator().manual_seed(0)))
+    return {
+        "taught": Distilled(taught, 0.8, 10.0),
+        "taught against the labels": Distilled(taught, 1.3, 2.0),
+        "smoothed": Smoothed(0.1),
+        "generalised": GeneralisedCrossEntropy(0.7),
+        "symmetric": SymmetricCrossEntropy(0.1, 1.0),
+        "tethered": Tethered.to(net, 0.1),
+    }
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.79, 0.99])
+@pytest.mark.parametrize("batch", [128, 200])  # of one tile, and of several
+@pytest.mark.parametrize("name", objectives(nn.Linear(1, 1), 1))
+def test_twenty_steps_for_an_antidote_are_those_of_the_plain_loop(name: str, batch: int, sparsity: float) -> None:
+    count = 20 * batch - 32
+    data, recipe = dataset(images(count), images(200, seed=9)), Recipe(lr=0.1, epochs=1, batch_size=batch)
+    distances = []
+    for seed in range(3):
+        net = models.build(Model(), (784,), K, seed=seed)
+        masks = masks_of(net, sparsity, seed)
+        goal = objectives(net, count)[name]
+        a, b, expected, found, _ = both(job(net, data, recipe, masks, objective=goal))
+        distances.append(distance(a.network, b.network))
+        assert found[-1].running_loss == pytest.approx(expected[-1].running_loss, rel=1e-3)
+    assert min(distances) < 1e-6  # see above
+    assert max(distances) < 1e-2
 
 
 def test_rows_and_layers_without_masks_or_weights_train_as_in_the_plain_loop() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunephase.antidotes.losses import wide
-from prunephase.engine import Batch
+from prunephase.engine import Batch, Terms
 
 Teacher = Callable[[Batch], Tensor]  # its logits [B, K], without a gradient
 
@@ -40,6 +40,14 @@ class Distilled:
     def __call__(self, batch: Batch) -> Tensor:
         logits = batch.network(batch.inputs)
         return distillation(logits, self.teacher(batch), batch.labels, self.alpha, self.temperature)
+
+    @property
+    def terms(self) -> Terms | None:
+        """The same in the engine's terms; None where the teacher must be asked."""
+        taught = self.teacher.logits if isinstance(self.teacher, Remembered) else None
+        if taught is None:
+            return None
+        return Terms(weight=1 - self.alpha, alpha=self.alpha, temperature=self.temperature, taught=taught)
 
 
 @dataclass(frozen=True, eq=False)

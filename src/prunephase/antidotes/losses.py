@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunephase.engine import Batch
+from prunephase.engine import Batch, Terms
 
 LOG_ZERO = -4.0  # what the symmetric cross-entropy takes for the logarithm of a label's zeros (Wang et al.'s A)
 
@@ -47,6 +47,11 @@ class Smoothed:
     def __call__(self, batch: Batch) -> Tensor:
         return functional.cross_entropy(batch.network(batch.inputs), batch.labels, label_smoothing=self.strength)
 
+    @property
+    def terms(self) -> Terms:
+        """The same in the engine's terms."""
+        return Terms(smoothing=self.strength)
+
 
 @dataclass(frozen=True)
 class GeneralisedCrossEntropy:
@@ -56,6 +61,11 @@ class GeneralisedCrossEntropy:
 
     def __call__(self, batch: Batch) -> Tensor:
         return generalised_cross_entropy(batch.network(batch.inputs), batch.labels, self.q)
+
+    @property
+    def terms(self) -> Terms:
+        """The same in the engine's terms."""
+        return Terms(power=self.q)
 
 
 @dataclass(frozen=True)
@@ -67,3 +77,8 @@ class SymmetricCrossEntropy:
 
     def __call__(self, batch: Batch) -> Tensor:
         return symmetric_cross_entropy(batch.network(batch.inputs), batch.labels, self.alpha, self.beta)
+
+    @property
+    def terms(self) -> Terms:
+        """The same in the engine's terms."""
+        return Terms(weight=self.alpha, reverse=-LOG_ZERO * self.beta)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunephase.engine import Batch, cross_entropy
+from prunephase.engine import Batch, Terms, cross_entropy
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,11 @@ class Tethered:
     def __call__(self, batch: Batch) -> Tensor:
         apart = [(p - self.start[name]).square().sum() for name, p in _trained(batch.network).items()]
         return cross_entropy(batch) + self.strength / 2 * torch.stack(apart).sum()
+
+    @property
+    def terms(self) -> Terms:
+        """The same in the engine's terms."""
+        return Terms(tether=self.strength, start=self.start)
 
 
 def _trained(network: nn.Module) -> dict[str, Tensor]:

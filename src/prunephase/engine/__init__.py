@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunephase.engine.device import note, numerics, pick
 from prunephase.engine.forward import guesses
-from prunephase.engine.job import Batch, Diverged, Guesses, Job, Moment, Objective, Team, cross_entropy
+from prunephase.engine.job import Batch, Diverged, Guesses, Job, Moment, Objective, Team, Terms, cross_entropy, terms
 from prunephase.engine.optimise import optimiser, rates
 from prunephase.engine.plain import fit
 from prunephase.engine.team import grouped, team, width
@@ -17,6 +17,7 @@ __all__ = [
     "Moment",
     "Objective",
     "Team",
+    "Terms",
     "cross_entropy",
     "fit",
     "grouped",
@@ -27,5 +28,6 @@ __all__ = [
     "pick",
     "rates",
     "team",
+    "terms",
     "width",
 ]

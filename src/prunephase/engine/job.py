@@ -1,6 +1,6 @@
 """What is asked of the engine, and what it answers: one level of one trial, or several at once."""
 
-# N examples, B batch.
+# N examples, B batch, K classes.
 
 from __future__ import annotations
 
@@ -31,6 +31,34 @@ Objective = Callable[[Batch], Tensor]
 def cross_entropy(batch: Batch) -> Tensor:
     """Mean cross-entropy of the network's logits."""
     return functional.cross_entropy(batch.network(batch.inputs), batch.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """An objective as a sum of known parts, so that a way that knows no autograd can train for it.
+
+    With s the cross-entropy of an example against its label, of which the share `smoothing` is spread over all classes,
+    and p = e^-s: weight * s + reverse * (1 - p) + alpha * temperature^2 * KL(taught || student), both softened by the
+    temperature, with taught [N, K] the teacher's logits; instead of the first two (1 - p^power) / power where `power`
+    is not 0. Over the batch that is a mean; added to it is tether / 2 * the squared distance of the parameters from
+    `start`.
+    """
+
+    weight: float = 1.0
+    smoothing: float = 0.0
+    reverse: float = 0.0
+    power: float = 0.0
+    alpha: float = 0.0
+    temperature: float = 1.0
+    taught: Tensor | None = None
+    tether: float = 0.0
+    start: Mapping[str, Tensor] | None = None
+
+
+def terms(objective: Objective) -> Terms | None:
+    """What `objective` is made of, where it says so with an attribute `terms`; None for anybody's own."""
+    found = Terms() if objective is cross_entropy else getattr(objective, "terms", None)
+    return found if isinstance(found, Terms) else None
 
 
 class Diverged(Exception):

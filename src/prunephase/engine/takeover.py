@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from prunephase import disk
 from prunephase.data import Codes, Split
-from prunephase.engine.job import Job, Team
+from prunephase.engine.job import Job, Team, cross_entropy
 from prunephase.engine.native.build import folder, library
 from prunephase.engine.native.chain import Chain, linears
 from prunephase.engine.native.linear import patched
@@ -111,6 +111,7 @@ def _chains(job: Job, density: float) -> tuple[Callable[[], object], Callable[[]
     masks = {name: torch.rand(mask.shape, generator=draw) < density for name, mask in job.masks.items()}
     few = _first(job.data.train, STEPS * job.recipe.batch_size)
     data, recipe = replace(job.data, train=few), job.recipe.model_copy(update={"epochs": 10**6})
+    job = replace(job, objective=cross_entropy)  # what a network is trained for costs next to nothing
 
     def epochs(way: Callable[[Job], Team]) -> Callable[[], object]:
         network = copy.deepcopy(job.network)

@@ -134,7 +134,7 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     f, chain, examples = functions, POINTER(layout.CChain), POINTER(layout.CExamples)
     f.prunephase_tile.argtypes, f.prunephase_tile.restype = [], c_int32
     f.prunephase_train.argtypes = [chain, examples, POINTER(c_int64), c_int64, c_int64]
-    f.prunephase_train.argtypes += [POINTER(layout.CRule), POINTER(c_double)]
+    f.prunephase_train.argtypes += [POINTER(layout.CGoal), POINTER(layout.CRule), POINTER(c_double)]
     f.prunephase_train.restype = None
     f.prunephase_evaluate.argtypes = [chain, examples, c_int64, c_int64, POINTER(c_int64)]
     f.prunephase_evaluate.restype = c_double

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from prunephase import streams
 from prunephase.data import Split
-from prunephase.engine.job import Diverged, Guesses, Job, Moment, cross_entropy
+from prunephase.engine.job import Diverged, Guesses, Job, Moment, terms
 from prunephase.engine.native.build import library
 from prunephase.engine.native.layout import (
     LANES,
     CChain,
     CExamples,
+    CGoal,
     CGround,
     CLayer,
     CRule,
@@ -60,6 +61,13 @@ class Chain:
             pattern = Pattern(mask.numpy(), every_input=i > 0, rarity=None if i > 0 else rarity)
             self.sparse.append(Sparse(pattern, found.tile, bias=linear.bias is not None, moments=moments))
         self.places = [torch.from_numpy(sparse.pattern.place) for sparse in self.sparse]
+        goal = terms(job.objective)
+        assert goal is not None
+        self.tether = goal.tether
+        for name, sparse, place in zip(layers, self.sparse, self.places, strict=True):
+            if goal.start is not None:
+                sparse.start = goal.start[f"{name}.weight"].view(-1)[place].numpy()
+                sparse.bias_start = None if sparse.bias is None else goal.start[f"{name}.bias"].numpy()
         self.weights = sum(len(sparse.weight) for sparse in self.sparse) + 1
         # What the structures below point at, kept alive with them.
         first = self.sparse[0].pattern
@@ -68,6 +76,11 @@ class Chain:
         self.scratch = room(max(max(len(s.weight), s.pattern.outputs) for s in self.sparse) + LANES)
         self.sums = room(max(s.pattern.outputs for s in self.sparse) + LANES)
         self.c_layers = (CLayer * len(self.sparse))(*(s.layer(source=i > 0) for i, s in enumerate(self.sparse)))
+        self.taught = None if goal.taught is None else _soft(goal.taught, goal.temperature)
+        self.goal = CGoal(
+            *(goal.weight, goal.smoothing, goal.reverse, goal.power, goal.alpha, goal.temperature),
+            *map(address, self.taught or (None, None)),
+        )
         self.chain = CChain(
             *(self.c_layers, len(self.sparse), len(first.active), address(first.active), address(first.column)),
             *map(address, self.codes or (None, None)),
@@ -79,7 +92,7 @@ class Chain:
     def fits(job: Job) -> bool:
         """Whether this is the network, the data and the recipe that the kernels train as the plain loop would."""
         layers = linears(job.network)
-        if layers is None or job.objective is not cross_entropy or job.recipe.augment or job.recipe.decay_by:
+        if layers is None or terms(job.objective) is None or job.recipe.augment or job.recipe.decay_by:
             return False
         chained, splits = list(layers.values()), list(job.data.splits.values())
         parameters = [p for linear in chained for p in linear.parameters()]
@@ -98,7 +111,7 @@ class Chain:
         job, recipe = self.job, self.job.recipe
         steps = steps_per_epoch(len(job.data.train), recipe.batch_size)
         schedule: Sequence[float] = rates(recipe) if job.lr is None else [job.lr] * recipe.epochs
-        rule = _rule(recipe)
+        rule = _rule(recipe, self.tether)
         for epoch in range(job.begin // steps, recipe.epochs):
             rule.lr = schedule[epoch]
             order = streams.generator(job.seed, "order", job.level, epoch).permutation(len(job.data.train))
@@ -129,7 +142,8 @@ class Chain:
         for first in range(begin, end, steps):
             places = order[first * size : min(first + steps, end) * size]
             self.kernels.prunephase_train(
-                *(self.chain, examples, address(places), len(places), size, rule, address(losses[first - begin :]))
+                *(self.chain, examples, address(places), len(places), size),
+                *(self.goal, rule, address(losses[first - begin :])),
             )
         self._write()
         return [float(loss) for loss in losses]
@@ -221,7 +235,13 @@ def _examples(split: Split) -> CExamples:
     return CExamples(address(split.codes.values), None, address(split.labels), features)
 
 
-def _rule(recipe: Recipe) -> CRule:
+def _soft(logits: Tensor, temperature: float) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """What a teacher's logits [N, K] say at a temperature: probabilities, and the sum of each example's p log p."""
+    said = (logits.double() / temperature).log_softmax(1)
+    return said.exp().float().contiguous().numpy(), (said.exp() * said).sum(1).numpy()
+
+
+def _rule(recipe: Recipe, tether: float) -> CRule:
     """What torch's optimisers make of a recipe, their defaults included."""
     adam = recipe.optimizer == "adamw"
-    return CRule(int(adam), recipe.lr, recipe.momentum, recipe.weight_decay, 0.9, 0.999, 1e-8, 0)
+    return CRule(int(adam), recipe.lr, recipe.momentum, recipe.weight_decay, 0.9, 0.999, 1e-8, tether, 0)

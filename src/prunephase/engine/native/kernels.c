@@ -72,6 +72,7 @@ typedef struct {
     float *gradient, *bias_gradient; // [weights], [rows]
     float *momentum, *bias_momentum; // SGD's buffer or AdamW's first moment
     float *square, *bias_square;     // AdamW's second moment
+    const float *start, *bias_start; // what the weights are tethered to; NULL: nothing
     float *output, *error;           // [rows][TILE] activations, and the loss's gradient of them
 } Layer;
 
@@ -97,8 +98,18 @@ typedef struct {
 typedef struct {
     int32_t adam; // 0: SGD
     double lr, momentum, decay, beta1, beta2, epsilon;
+    double tether; // times half the squared distance from the start, added to the loss
     int64_t step; // steps taken so far
 } Rule;
+
+// What an example costs, s = -log(probability of its label): weight * s + reverse * (1 - e^-s), or (1 - e^(-power s)) /
+// power where that is not 0; of the label, the share `smoothing` is spread over all classes. Added to it is alpha *
+// temperature^2 * KL(taught || what the network says at that temperature).
+typedef struct {
+    double weight, smoothing, reverse, power, alpha, temperature;
+    const float *taught;  // [N, classes] probabilities; NULL: nobody teaches
+    const double *taught_log; // [N] sum of taught * log(taught)
+} Goal;
 
 enum { NONE, RELU, GATE };
 
@@ -317,6 +328,43 @@ static void update(const Rule *rule, float *restrict weight, float *restrict mom
     }
 }
 
+// The tether's pull on the weights from .. from + count - 1, added to their `gradient` [count].
+static void pull(const Rule *rule, const float *restrict weight, const float *restrict start, float *restrict gradient,
+                 int32_t from, int32_t count) {
+    const float tether = (float)rule->tether;
+    for (int32_t i = 0; i < count; i++) gradient[i] += tether * (weight[from + i] - start[from + i]);
+}
+
+// The squared distance of `count` weights from where they began.
+static double distance(const float *weight, const float *start, int32_t count) {
+    double sum = 0;
+    while (count > 0) {
+        const int32_t here = count < 64 * LANES ? count : 64 * LANES; // few enough for sums in single precision
+        vec part = splat(0);
+        int32_t i = 0;
+        for (; i + LANES <= here; i += LANES) {
+            const vec apart = load(weight + i) - load(start + i);
+            part += apart * apart;
+        }
+        for (; i < here; i++) sum += ((double)weight[i] - start[i]) * ((double)weight[i] - start[i]);
+        for (int lane = 0; lane < LANES; lane++) sum += part[lane];
+        weight += here, start += here, count -= here;
+    }
+    return sum;
+}
+
+// What the tether adds to the loss of a step.
+static double stretch(const Chain *chain, const Rule *rule) {
+    double sum = 0;
+    for (int l = 0; l < chain->depth; l++) {
+        const Layer *layer = chain->layers + l;
+        const Matrix *matrix = &layer->forward;
+        if (layer->start) sum += distance(layer->weight, layer->start, matrix->start[matrix->blocks * matrix->rows]);
+        if (layer->bias_start) sum += distance(layer->bias, layer->bias_start, matrix->rows);
+    }
+    return rule->tether / 2 * sum;
+}
+
 // e^x for x <= 0, within 2 units in the last place (Cephes' polynomial); 0 for what float32 cannot hold; NaN stays.
 INLINE vec exponential(vec x) {
     const vec magic = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to a whole number
@@ -335,11 +383,48 @@ INLINE vec exponential(vec x) {
     return (vec)((ivec)(p * (vec)power) & ~tiny);
 }
 
-// Summed cross-entropy of `count` examples; their gradient, times `factor`, into `error` (NULL: not wanted).
-static double cross_entropy(int vectors, const float *logits, int32_t classes, const int64_t *labels, int count,
-                            float factor, float *error) {
+// Summed alpha * temperature^2 * KL of `count` examples; their gradient, times `factor`, is added to `error`.
+static double distil(const Goal *goal, int vectors, const float *logits, int32_t classes, const int64_t *places,
+                     int count, float factor, float *error) {
     const size_t lanes = (size_t)vectors * LANES;
-    float sums[TILE], tops[TILE], inverse[TILE];
+    const double hot = goal->temperature;
+    const vec cool = splat((float)(1 / hot)), gain = splat((float)(goal->alpha * hot) * factor);
+    float tops[TILE], sums[TILE], inverse[TILE], taught[TILE];
+    double agreed[TILE] = {0}, apart = 0;
+    for (int i = 0; i < vectors; i++) {
+        vec top = load(logits + i * LANES), sum = splat(0);
+        for (int c = 1; c < classes; c++) {
+            const vec z = load(logits + c * lanes + i * LANES);
+            top = pick(z > top, z, top);
+        }
+        for (int c = 0; c < classes; c++) sum += exponential((load(logits + c * lanes + i * LANES) - top) * cool);
+        store(tops + i * LANES, top);
+        store(sums + i * LANES, sum);
+    }
+    // Lanes without an example have no gradient, whatever they hold.
+    for (int lane = 0; lane < (int)lanes; lane++) inverse[lane] = lane < count ? 1 / sums[lane] : 0.0f;
+    for (int c = 0; c < classes; c++) {
+        const float *z = logits + c * lanes;
+        for (int lane = 0; lane < (int)lanes; lane++) {
+            taught[lane] = lane < count ? goal->taught[places[lane] * classes + c] : 0.0f;
+            agreed[lane] += (double)taught[lane] * ((double)z[lane] - (double)tops[lane]);
+        }
+        for (int i = 0; i < vectors; i++) {
+            const vec e = exponential((load(z + i * LANES) - load(tops + i * LANES)) * cool);
+            float *at = error + c * lanes + i * LANES;
+            store(at, load(at) + gain * (e * load(inverse + i * LANES) - load(taught + i * LANES)));
+        }
+    }
+    for (int lane = 0; lane < count; lane++)
+        apart += goal->taught_log[places[lane]] + log((double)sums[lane]) - agreed[lane] / hot;
+    return goal->alpha * hot * hot * apart;
+}
+
+// Summed cost of `count` examples; their gradient, times `factor`, into `error` (NULL: not wanted, nor is a teacher).
+static double cost(const Goal *goal, int vectors, const float *logits, int32_t classes, const int64_t *labels,
+                   const int64_t *places, int count, float factor, float *error) {
+    const size_t lanes = (size_t)vectors * LANES;
+    float sums[TILE], tops[TILE], inverse[TILE], scale[TILE];
     double loss = 0;
     for (int i = 0; i < vectors; i++) {
         vec top = load(logits + i * LANES), sum = splat(0);
@@ -355,17 +440,38 @@ static double cross_entropy(int vectors, const float *logits, int32_t classes, c
         store(tops + i * LANES, top);
         store(sums + i * LANES, sum);
     }
-    for (int lane = 0; lane < count; lane++)
-        loss += log((double)sums[lane]) - ((double)logits[labels[lane] * lanes + lane] - (double)tops[lane]);
+    for (int lane = 0; lane < count; lane++) {
+        const double above = (double)logits[labels[lane] * lanes + lane] - (double)tops[lane];
+        double surprise = log((double)sums[lane]) - above, slope = goal->weight;
+        if (goal->power != 0) {
+            slope = exp(-goal->power * surprise);
+            loss -= expm1(-goal->power * surprise) / goal->power;
+        } else {
+            if (goal->reverse != 0) {
+                slope += goal->reverse * exp(-surprise);
+                loss -= goal->reverse * expm1(-surprise);
+            }
+            if (goal->smoothing != 0)
+                for (int c = 0; c < classes; c++)
+                    surprise += goal->smoothing / classes * (above - ((double)logits[c * lanes + lane] - (double)tops[lane]));
+            loss += goal->weight * surprise;
+        }
+        scale[lane] = (float)slope * factor;
+    }
     if (!error) return loss;
     // Lanes without an example have no gradient, whatever they hold.
-    for (int lane = 0; lane < (int)lanes; lane++) inverse[lane] = lane < count ? factor / sums[lane] : 0.0f;
-    for (int c = 0; c < classes; c++)
+    for (int lane = 0; lane < (int)lanes; lane++) inverse[lane] = lane < count ? scale[lane] / sums[lane] : 0.0f;
+    const float spread = (float)(goal->smoothing / classes), kept = (float)(1 - goal->smoothing);
+    for (int c = 0; c < classes; c++) {
         for (int i = 0; i < vectors; i++) {
             float *at = error + c * lanes + i * LANES;
             store(at, load(at) * load(inverse + i * LANES));
         }
-    for (int lane = 0; lane < count; lane++) error[labels[lane] * lanes + lane] -= factor;
+        if (spread != 0)
+            for (int lane = 0; lane < count; lane++) error[c * lanes + lane] -= scale[lane] * spread;
+    }
+    for (int lane = 0; lane < count; lane++) error[labels[lane] * lanes + lane] -= scale[lane] * kept;
+    if (goal->taught) loss += distil(goal, vectors, logits, classes, places, count, factor, error);
     return loss;
 }
 
@@ -507,18 +613,22 @@ static void backward(const Chain *chain, int count, int tile, int tiles, const R
             const int32_t *start = matrix->start + (size_t)block * matrix->rows;
             const int32_t from = start[0], weights = start[matrix->rows] - from;
             dots(vectors, matrix, &chain->ground, block, layer->error, chain->sums, in, chain->scratch);
-            if (tiles == 1)
+            if (tiles == 1) {
+                if (layer->start) pull(rule, layer->weight, layer->start, chain->scratch, from, weights);
                 update(rule, layer->weight, layer->momentum, layer->square, chain->scratch, from, weights);
-            else
+            } else
                 for (int32_t k = 0; k < weights; k++)
                     layer->gradient[from + k] = chain->scratch[k] + (tile ? layer->gradient[from + k] : 0.0f);
         }
         for (int32_t r = 0; r < matrix->rows; r++)
             layer->bias_gradient[r] = chain->sums[r] + (tile ? layer->bias_gradient[r] : 0.0f);
         if (tile < tiles - 1) continue;
-        if (tiles > 1)
-            update(rule, layer->weight, layer->momentum, layer->square, layer->gradient, 0,
-                   matrix->start[matrix->blocks * matrix->rows]);
+        if (tiles > 1) {
+            const int32_t weights = matrix->start[matrix->blocks * matrix->rows];
+            if (layer->start) pull(rule, layer->weight, layer->start, layer->gradient, 0, weights);
+            update(rule, layer->weight, layer->momentum, layer->square, layer->gradient, 0, weights);
+        }
+        if (layer->bias_start) pull(rule, layer->bias, layer->bias_start, layer->bias_gradient, 0, matrix->rows);
         if (layer->bias)
             update(rule, layer->bias, layer->bias_momentum, layer->bias_square, layer->bias_gradient, 0, matrix->rows);
     }
@@ -535,12 +645,13 @@ static void fetch(const Examples *examples, const int64_t *places, int64_t count
 
 // Steps of `batch` examples each over `places` [count], the last one perhaps shorter; losses: mean of each step.
 void prunephase_train(const Chain *chain, const Examples *examples, const int64_t *places, int64_t count, int64_t batch,
-                      Rule *rule, double *losses) {
+                      const Goal *goal, Rule *rule, double *losses) {
     const Layer *last = chain->layers + chain->depth - 1;
     for (; count > 0; places += batch, count -= batch, losses++, rule->step++) {
         const int64_t size = count < batch ? count : batch;
         const int tiles = (int)((size + TILE - 1) / TILE);
         double loss = 0;
+        const double stretched = rule->tether != 0 ? stretch(chain, rule) : 0; // before the weights change
         for (int tile = 0; tile < tiles; tile++) {
             const int64_t left = size - (int64_t)tile * TILE;
             const int here = left < TILE ? (int)left : TILE;
@@ -549,23 +660,24 @@ void prunephase_train(const Chain *chain, const Examples *examples, const int64_
             forward(chain, examples, chosen, 0, here);
             fetch(examples, chosen + here, count - (int64_t)tile * TILE - here);
             for (int lane = 0; lane < here; lane++) labels[lane] = examples->labels[chosen[lane]];
-            loss += cross_entropy(vectors_for(here), last->output, last->forward.rows, labels, here,
-                                  1.0f / (float)size, last->error);
+            loss += cost(goal, vectors_for(here), last->output, last->forward.rows, labels, chosen, here,
+                         1.0f / (float)size, last->error);
             backward(chain, here, tile, tiles, rule);
         }
-        *losses = loss / (double)size;
+        *losses = loss / (double)size + stretched;
     }
 }
 
 // Summed cross-entropy of the examples first .. first + count - 1; their predicted classes into `found` [count].
 double prunephase_evaluate(const Chain *chain, const Examples *examples, int64_t first, int64_t count, int64_t *found) {
     const Layer *last = chain->layers + chain->depth - 1;
+    const Goal plain = {.weight = 1};
     double loss = 0;
     for (; count > 0; first += TILE, count -= TILE, found += TILE) {
         const int here = count < TILE ? (int)count : TILE;
         forward(chain, examples, NULL, first, here);
-        loss += cross_entropy(vectors_for(here), last->output, last->forward.rows, examples->labels + first, here, 0,
-                              NULL);
+        loss += cost(&plain, vectors_for(here), last->output, last->forward.rows, examples->labels + first, NULL, here,
+                     0, NULL);
         arg_max(vectors_for(here), last->output, last->forward.rows, here, found);
     }
     return loss;

@@ -44,6 +44,7 @@ class CLayer(Structure):
         *(("gradient", POINTER(c_float)), ("bias_gradient", POINTER(c_float))),
         *(("momentum", POINTER(c_float)), ("bias_momentum", POINTER(c_float))),
         *(("square", POINTER(c_float)), ("bias_square", POINTER(c_float))),
+        *(("start", POINTER(c_float)), ("bias_start", POINTER(c_float))),
         *(("output", POINTER(c_float)), ("error", POINTER(c_float))),
     )
 
@@ -73,7 +74,17 @@ class CRule(Structure):
 
     _fields_ = (
         *(("adam", c_int32), ("lr", c_double), ("momentum", c_double), ("decay", c_double)),
-        *(("beta1", c_double), ("beta2", c_double), ("epsilon", c_double), ("step", c_int64)),
+        *(("beta1", c_double), ("beta2", c_double), ("epsilon", c_double), ("tether", c_double), ("step", c_int64)),
+    )
+
+
+class CGoal(Structure):
+    """Goal in kernels.c."""
+
+    _fields_ = (
+        *(("weight", c_double), ("smoothing", c_double), ("reverse", c_double), ("power", c_double)),
+        *(("alpha", c_double), ("temperature", c_double)),
+        *(("taught", POINTER(c_float)), ("taught_log", POINTER(c_double))),
     )
 
 
@@ -166,6 +177,8 @@ class Sparse:
         self.transposed, self.gradient, self.bias_gradient = room(weights), room(weights), room(outputs)
         self.state = [room(weights) if i < moments else None for i in range(2)]
         self.bias_state = [room(outputs) if i < moments else None for i in range(2)]
+        self.start: Floats | None = None  # what weights and biases are tethered to, in their order
+        self.bias_start: Floats | None = None
         self.output, self.error = room(outputs, tile), room(outputs, tile)
         self.every = np.arange(outputs, dtype=np.int32)
         self.tile = room(len(pattern.active), tile)
@@ -173,7 +186,7 @@ class Sparse:
     def layer(self, source: bool) -> CLayer:
         """For kernels.c; valid while this object lives. source: whether the gradient of the inputs is wanted."""
         kept = (self.weight, self.bias, self.transposed, self.gradient, self.bias_gradient)
-        states = (self.state[0], self.bias_state[0], self.state[1], self.bias_state[1])
+        states = (self.state[0], self.bias_state[0], self.state[1], self.bias_state[1], self.start, self.bias_start)
         return CLayer(
             *(self.pattern.forward.matrix(), self.pattern.backward.matrix()),
             address(self.pattern.source) if source else None,
