@@ -20,6 +20,7 @@ SEEN = {
     "he2022-cifar10-20": ((0, 0.833), (18, 0.780), (23, 0.876), (27, 0.861)),
     "he2022-cifar100-20": ((0, 0.605), (16, 0.540), (21, 0.598), (25, 0.548)),
     "dsd2-vgg-like-50": ((0, 0.462), (17, 0.414), (24, 0.482), (28, 0.433)),
+    "dsd2-vgg-like-50-kd": ((0, 0.653), (5, 0.656), (9, 0.658), (28, 0.441)),
     "vit-cifar10-10": ((0, 0.709), (14, 0.681), (22, 0.745), (30, 0.636)),
     "vit-cifar10-20": ((0, 0.641), (13, 0.589), (22, 0.712), (30, 0.624)),
     "vit-cifar10-50": ((0, 0.427), (14, 0.337), (25, 0.612), (30, 0.364)),
@@ -62,6 +63,13 @@ def test_every_curve_has_the_landmarks_that_a_reader_sees() -> None:
         assert (max(test), test[max(test)]) == last
         assert (found.dip.level, found.dip.value) == dip
         assert (found.peak.level, found.peak.value) == peak
+
+
+def test_a_published_dip_no_deeper_than_the_error_of_digitising_is_none() -> None:
+    named = {one.name: one for one in curves()}
+    ours = landmarks("dsd2-vgg-like-50")
+    assert offsets(ours, named["dsd2-vgg-like-50"]).keys() == {"dip", "peak"}
+    assert offsets(ours, named["dsd2-vgg-like-50-kd"]).keys() == {"peak"}
 
 
 def test_points_stand_at_the_sparsities_of_a_fifth_per_level() -> None:

@@ -115,10 +115,14 @@ def differences(published: Published, fields: Mapping[str, Any], seeds: int) -> 
 
 
 def offsets(ours: Phases, published: Published) -> dict[str, Offset]:
-    """How far "dip" and "peak" lie from the published ones, both found by the same detector; without those we lack."""
+    """How far "dip" and "peak" lie from the published ones, both found by the same detector; without those we lack.
+
+    A published dip no deeper than the error of digitising is none.
+    """
     theirs = landmarks(published.name)
+    flat = theirs.severity is None or theirs.severity.depth <= published.error
     found = {}
-    for name in ("dip", "peak"):
+    for name in ("peak",) if flat else ("dip", "peak"):
         here, there = getattr(ours, name), getattr(theirs, name)
         if here is not None and there is not None:
             found[name] = Offset(here, there, here.level - there.level, here.value - there.value)

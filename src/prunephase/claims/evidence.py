@@ -89,6 +89,7 @@ QUANTITIES: Mapping[str, tuple[str, Callable[[Evidence], Floats]]] = {
     "threshold": ("levels", lambda seen: _values(threshold(seen.last))),
     "efficacy": ("levels", lambda seen: _values(efficacy(seen.last, unit="level"))),
     "gain of the peak over dense": ("accuracy", lambda seen: seen.last.test[:, seen.peak] - seen.last.test[:, 0]),
+    "dense accuracy": ("accuracy", lambda seen: seen.last.test[:, 0]),
     "peak accuracy": ("accuracy", lambda seen: seen.last.test[:, seen.peak]),
     "depth": ("accuracy", depth),
     "depth spared at best epoch": ("accuracy", lambda seen: depth(seen) - depth_at_best(seen)),
