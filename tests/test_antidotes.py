@@ -22,6 +22,7 @@ from prunephase.antidotes import (
     FAMILY,
     Asked,
     Distilled,
+    EarlyLearning,
     GeneralisedCrossEntropy,
     Given,
     Remembered,
@@ -118,6 +119,35 @@ def test_generalised_cross_entropy_lies_between_cross_entropy_and_mean_absolute_
     assert at_zero == pytest.approx(said(cross_entropy, logits, labels), rel=1e-6)
     p = logits.detach().softmax(1).gather(1, labels[:, None])
     assert said(GeneralisedCrossEntropy(1.0), logits, labels) == pytest.approx(float((1 - p).mean()))
+
+
+def test_early_learning_holds_an_example_to_what_was_said_of_it(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, _, labels = drawn
+    goal, held = EarlyLearning(N, 3.0, 0.7), np.zeros((N, K))
+    index = torch.tensor([5, 0, 9, 9 + B, 2, 33, 1])
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(seed)
+        logits = torch.randn(B, K, generator=draw, dtype=torch.float64).requires_grad_()
+        log_p = log_softmax(logits.detach().numpy())
+        p, places = np.exp(log_p), index.numpy()
+        held[places] = 0.7 * held[places] + 0.3 * p
+        agreed = (p * held[places]).sum(1)
+        found = goal(Batch(Says(), logits, labels, index))
+        assert abs(float(found.detach()) - (-of_label(log_p, labels).mean() + 3 * np.log(1 - agreed).mean())) < 1e-12
+        found.backward()  # type: ignore[no-untyped-call]
+        slope = p * (held[places] - agreed[:, None])  # of <p, t> by the logits, with t at rest
+        by_hand = (p - np.eye(K)[labels.numpy()]) - 3 * slope / (1 - agreed[:, None])
+        assert logits.grad is not None
+        assert np.abs(logits.grad.numpy() - by_hand / B).max() < 1e-12
+
+
+def test_an_objective_that_remembers_is_trained_by_the_plain_loop_and_twice_alike() -> None:
+    first, again = (job("mlp", lambda _: EarlyLearning(N, 3.0, 0.7)) for _ in range(2))
+    for some in (first, again):
+        together = team([some])
+        assert type(together) is Plain
+        list(together.moments())
+    assert torch.equal(weights(first), weights(again))
 
 
 # -- the tether
@@ -286,7 +316,7 @@ def test_the_family_is_that_of_the_study_file() -> None:
     ],
 )
 def test_an_antidote_of_no_strength_is_plain_training_itself(fields: dict[str, Any]) -> None:
-    given = Given(Antidote.model_validate(fields), nn.Linear(2, 2))
+    given = Given(Antidote.model_validate(fields), nn.Linear(2, 2), 1)
     assert objective(given) is cross_entropy
 
 
@@ -360,6 +390,6 @@ def test_an_antidote_goes_down_the_whole_ladder_and_says_so(
     (trial,) = study.parse(fields).trials
     records = Store(tmp_path).levels(trial)
     assert len(records) == tiny["pruning"]["levels"] + 1
-    goal = type(objective(Given(trial.antidote, nn.Linear(2, 2)))).__name__
+    goal = type(objective(Given(trial.antidote, nn.Linear(2, 2), 1))).__name__
     assert all(r.body["numerics"]["strategy"].endswith(f", objective {goal}") for r in records)
     assert "teacher" not in records[0].body

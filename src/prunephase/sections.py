@@ -35,6 +35,7 @@ ANTIDOTES: dict[str, dict[str, Any]] = {
     "label-smoothing": {"strength": 0.1},
     "gce": {"q": 0.7},
     "sce": {"alpha": 0.1, "beta": 1.0},
+    "elr": {"strength": 3.0, "beta": 0.7},
 }
 # Data whose content the program itself verifies: where they lie is not part of a trial's identity.
 VERIFIED_SOURCES = ("digits", "mnist")
@@ -288,10 +289,11 @@ def _teacher(name: str) -> str:
 class Antidote(Frozen):
     """What changes the objective to remove the dip. (l2 is recipe.weight_decay: coupled with sgd, else decoupled.)"""
 
-    kind: Literal["none", "distill", "tether", "label-smoothing", "gce", "sce"] = Field(
+    kind: Literal["none", "distill", "tether", "label-smoothing", "gce", "sce", "elr"] = Field(
         "none",
         description="none: cross-entropy alone | distill (from a teacher) | tether (L2-SP: to the weights that the "
-        "level starts from) | label-smoothing | gce (generalised cross-entropy) | sce (symmetric cross-entropy)",
+        "level starts from) | label-smoothing | gce (generalised cross-entropy) | sce (symmetric cross-entropy) | elr "
+        "(early-learning regularisation)",
     )
     alpha: float | None = Field(
         None,
@@ -299,13 +301,17 @@ class Antidote(Frozen):
         description="distill: (1 - alpha) CE + alpha T^2 KL(teacher || student), 0.8 by default, may exceed 1; sce: "
         "weight of the cross-entropy, 0.1",
     )
-    beta: float | None = Field(None, ge=0, description="sce: weight of the reverse cross-entropy; 1.0")
+    beta: float | None = Field(
+        None,
+        ge=0,
+        description="sce: weight of the reverse cross-entropy; 1.0. elr: what is kept of a target at a visit, below 1; 0.7",
+    )
     temperature: float | None = Field(None, gt=0, description="distill: T; 10.0 by default")
     strength: float | None = Field(
         None,
         ge=0,
         description="tether: strength / 2 x squared distance, over all parameters; 0.01. label-smoothing: share spread "
-        "over all classes, below 1; 0.1",
+        "over all classes, below 1; 0.1. elr: weight of the regularisation; 3.0",
     )
     q: float | None = Field(None, gt=0, le=1, description="gce: (1 - p^q) / q; 0.7 by default, 1: mean absolute error")
     teacher: Annotated[str, AfterValidator(_teacher)] | None = Field(
@@ -334,6 +340,8 @@ class Antidote(Frozen):
                 raise ValueError(f"{name} belongs to kind = {homes}, not '{self.kind}'")
         if self.kind == "label-smoothing" and self.strength is not None and self.strength >= 1:
             raise ValueError("strength of label smoothing: expected a share below 1")
+        if self.kind == "elr" and self.beta is not None and self.beta >= 1:
+            raise ValueError("beta of elr: expected a share below 1")
         if self.teacher_model is not None and self.stored is not None:
             raise ValueError("teacher_model: a teacher of the store brings its own; leave it out")
         return self

@@ -104,7 +104,7 @@ def objective(store: Store, bench: Bench, network: nn.Module, teacher: Teacher |
     if teacher is not None:
         _suits(teacher, bench)
         voice = _voice(revived(store, bench, teacher), bench)
-    return antidotes.objective(antidotes.Given(bench.trial.antidote, network, voice))
+    return antidotes.objective(antidotes.Given(bench.trial.antidote, network, len(bench.data.train), voice))
 
 
 def rehearsal(bench: Bench, network: nn.Module) -> Objective:
@@ -118,7 +118,7 @@ def rehearsal(bench: Bench, network: nn.Module) -> Objective:
     elif spec.teaches:
         data = bench.data
         voice = antidotes.Remembered(torch.zeros(len(data.train), len(data.classes), device=bench.device))
-    return antidotes.objective(antidotes.Given(spec, network, voice))
+    return antidotes.objective(antidotes.Given(spec, network, len(bench.data.train), voice))
 
 
 def revived(store: Store, bench: Bench, teacher: Teacher) -> nn.Module:

@@ -1,12 +1,14 @@
 """Antidotes: objectives that change what a level is trained for, to remove the dip.
 
 An antidote is a function `(Given) -> Objective`, and an objective a pure function of a batch: the engine may try it on
-a few steps before it trusts a faster way, so it must keep no state of its own (ELR's moving targets would be one).
+a few steps before it trusts a faster way. One that keeps state of its own says so with `remembers = True`, and is only
+ever called by the plain loop, once a step.
 """
 
 from __future__ import annotations
 
 from prunephase.antidotes.distill import Asked, Distilled, Remembered, distillation
+from prunephase.antidotes.elr import EarlyLearning
 from prunephase.antidotes.family import FAMILY, Given, objective
 from prunephase.antidotes.losses import GeneralisedCrossEntropy, Smoothed, SymmetricCrossEntropy
 from prunephase.antidotes.tether import Tethered
@@ -15,6 +17,7 @@ __all__ = [
     "FAMILY",
     "Asked",
     "Distilled",
+    "EarlyLearning",
     "GeneralisedCrossEntropy",
     "Given",
     "Remembered",

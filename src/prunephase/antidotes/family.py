@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunephase.antidotes.distill import Distilled, Teacher
+from prunephase.antidotes.elr import EarlyLearning
 from prunephase.antidotes.losses import GeneralisedCrossEntropy, Smoothed, SymmetricCrossEntropy
 from prunephase.antidotes.tether import Tethered
 from prunephase.engine import Objective, cross_entropy
@@ -16,10 +17,14 @@ from prunephase.sections import Antidote
 
 @dataclass(frozen=True)
 class Given:
-    """What an antidote is made from: its fields, the network as the level begins, and the teacher, if there is one."""
+    """What an antidote is made from: its fields, the network as the level begins, and the teacher, if there is one.
+
+    count: how many training examples there are.
+    """
 
     spec: Antidote
     network: nn.Module
+    count: int
     teacher: Teacher | None = None
 
 
@@ -57,6 +62,12 @@ def _sce(given: Given) -> Objective:
     return cross_entropy if (alpha, beta) == (1, 0) else SymmetricCrossEntropy(alpha, beta)
 
 
+def _elr(given: Given) -> Objective:
+    spec = given.spec
+    assert spec.beta is not None
+    return EarlyLearning(given.count, spec.strength, spec.beta) if spec.strength else cross_entropy
+
+
 FAMILY: dict[str, Callable[[Given], Objective]] = {
     "none": lambda _given: cross_entropy,
     "distill": _distill,
@@ -64,4 +75,5 @@ FAMILY: dict[str, Callable[[Given], Objective]] = {
     "label-smoothing": _label_smoothing,
     "gce": _gce,
     "sce": _sce,
+    "elr": _elr,
 }

@@ -25,6 +25,7 @@ class Batch:
     index: Tensor
 
 
+# The loss of a batch. One with the attribute `remembers` keeps state between batches: only the plain loop calls it.
 Objective = Callable[[Batch], Tensor]
 
 
