@@ -304,7 +304,7 @@ class Antidote(Frozen):
     beta: float | None = Field(
         None,
         ge=0,
-        description="sce: weight of the reverse cross-entropy; 1.0. elr: what is kept of a target at a visit, below 1; 0.7",
+        description="sce: weight of the reverse cross-entropy; 1.0. elr: what a target keeps at a visit, below 1; 0.7",
     )
     temperature: float | None = Field(None, gt=0, description="distill: T; 10.0 by default")
     strength: float | None = Field(
