@@ -1,0 +1,1 @@
+"""What leaves the program: a chosen network as files that need nothing else."""
