@@ -28,7 +28,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "small-cnn": ({}, (1, 16, 16)),
     "resnet18": ({"width": 8}, (3, 16, 16)),
     "resnet101": ({"width": 2}, (3, 8, 8)),
-    "vgg-like": ({"delta": 3, "gamma": 3}, (3, 16, 16)),
+    "vgg-like": ({"delta": 2, "gamma": 4}, (3, 8, 8)),
     "vgg16": ({"width": 8}, (3, 16, 16)),
     "vit": ({"dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}, (3, 16, 16)),
 }
@@ -44,6 +44,11 @@ def lived(network: nn.Module, seed: int) -> nn.Module:
             if "running_var" in name or name.endswith("weight"):
                 value.abs_().add_(0.3)
     return network.double().eval()
+
+
+def model(name: str, shape: tuple[int, ...], **kwargs: Any) -> nn.Module:
+    """Of the library; normal weights, since of uniform ones some layers lose all at 90 %."""
+    return lived(build(Model(name=name, kwargs=kwargs, init="he-paper"), shape, 10, 0), 1)
 
 
 def weights(network: nn.Module) -> list[Tensor]:
@@ -86,8 +91,10 @@ def compacted(network: nn.Module, x: Tensor) -> Compacted:
 @pytest.mark.parametrize(("name", "sparsity"), CASES)
 def test_a_pruned_network_computes_the_same_with_less(name: str, sparsity: float) -> None:
     kwargs, shape = SMALL[name]
-    network = prune(lived(build(Model(name=name, kwargs=kwargs), shape, 10, 0), 1), sparsity)
-    found = compacted(network, torch.randn(3, *shape, dtype=torch.double))
+    network = prune(model(name, shape, **kwargs), sparsity)
+    x = torch.randn(3, *shape, dtype=torch.double)
+    found = compacted(network, x)
+    assert network(x).std(0).sum() > 0 or sparsity > 0.9  # what collapses to a constant is no test
     if sparsity == 0:
         assert found.before == found.after
     if sparsity > 0.98:
@@ -99,13 +106,12 @@ def test_a_pruned_network_computes_the_same_with_less(name: str, sparsity: float
 @pytest.mark.parametrize("name", SMALL)
 def test_so_does_one_of_full_size(name: str, sparsity: float) -> None:
     shape = (1, 28, 28) if name in ("lenet-300-100", "mlp", "small-cnn") else (3, 32, 32)
-    network = prune(lived(build(Model(name=name), shape, 10, 0), 1), sparsity)
+    network = prune(model(name, shape), sparsity)
     compacted(network, torch.randn(2, *shape, dtype=torch.double))
 
 
 def test_the_max_pool_stem_of_a_resnet_is_understood() -> None:
-    network = build(Model(name="resnet18", kwargs={"width": 8, "max_pool": True}), (3, 16, 16), 10, 0)
-    network = prune(lived(network, 1), 0.98)
+    network = prune(model("resnet18", (3, 16, 16), width=8, max_pool=True), 0.98)
     found = compacted(network, torch.randn(3, 3, 16, 16, dtype=torch.double))
     assert size(found.network) < 0.9 * size(network)
 
@@ -288,7 +294,7 @@ def test_a_channel_of_a_sum_goes_where_nobody_reads_it_or_all_its_parts_are_cons
 
 def vit(**kwargs: Any) -> nn.Module:
     small = {"dim": 16, "depth": 1, "heads": 2, "mlp_dim": 12, "patch": 4}
-    return lived(build(Model(name="vit", kwargs=small | kwargs), (2, 8, 8), 3, 0), 0)
+    return model("vit", (2, 8, 8), **(small | kwargs))
 
 
 VIEWS = torch.randn(3, 2, 8, 8, dtype=torch.double, generator=torch.Generator().manual_seed(9))
@@ -587,7 +593,7 @@ def networks(draw: st.DrawFn) -> nn.Module:
     return zeroed(network, draw(st.integers(0, 2**20)), draw(st.sampled_from([0.02, 0.1, 0.3, 0.7])))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(networks())
 def test_any_network_computes_the_same(network: nn.Module) -> None:
     compacted(network, torch.randn(2, 2, 5, 5, dtype=torch.double))

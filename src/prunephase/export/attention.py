@@ -156,7 +156,8 @@ def _rewrite(graph: fx.GraphModule, found: _Attention, rows: list[Tensor], colum
                 part = g.call_function(operator.getitem, (split, place)) if len(parts) > 1 else layer
                 heads = g.call_method("unflatten", (part, -1, tuple(rows[i].shape)))
                 inputs[i] = g.call_method("transpose", (heads, 1, 2))
-    scale = found.node.kwargs.get("scale") or 1 / math.sqrt(found.rows[0].shape[1])
+    scale = node.kwargs.get("scale")
+    scale = 1 / math.sqrt(found.rows[0].shape[1]) if scale is None else scale
     node.args, node.kwargs = (inputs[0], inputs[1], inputs[2]), {**node.kwargs, "scale": scale}
     narrow(found.modules[found.project], torch.arange(len(found.modules[found.project].weight)), columns.flatten())
     with g.inserting_before(found.project):

@@ -44,23 +44,21 @@ def compact(network: nn.Module, example: Tensor) -> Compacted:
     example leaves the whole network as it is.
     """
     before = _shapes(network)
-    dense = copy.deepcopy(network).eval()
+    dense = copy.deepcopy(network).eval().cpu()
+    inputs = example.cpu()
     try:
-        graph, found = _compacted(dense, torch.cat([example[:1], example[:1]]))
-        _check(graph, dense, example)
+        graph, found = _compacted(dense, torch.cat([inputs[:1], inputs[:1]]))
+        _check(graph, dense, inputs)
     except Exception as problem:  # of the user's code; a dense network is right as well
         reason = " ".join(str(problem).split()).partition(". ")[0].rstrip(".")
-        return Compacted(dense, before, before, f"The network is left as it is: {reason}.")
+        return Compacted(dense.to(example.device), before, before, f"The network is left as it is: {reason}.")
     after = _shapes(graph)
     sizes = [sum(parameter.numel() for parameter in n.parameters()) for n in (dense, graph)]
-    return Compacted(graph, before, after, _sentence(before, after, found, *sizes))
+    return Compacted(graph.to(example.device), before, after, _sentence(before, after, found, *sizes))
 
 
 def _compacted(dense: nn.Module, inputs: Tensor) -> tuple[fx.GraphModule, Channels]:
     """The compacted network, and what is known of its channels. inputs: two examples."""
-    types = {value.dtype for value in dense.state_dict().values() if value.is_floating_point()}
-    if len(types) != 1:
-        raise ValueError(f"its numbers are of {len(types)} types, expected one")
     graph = traced(dense, inputs)
     fold(graph, channels(graph).axis)
     record(graph, inputs)

@@ -38,9 +38,11 @@ def fold(graph: fx.GraphModule, axes: Mapping[fx.Node, int]) -> None:
     A layer whose weights are all zero gives its bias, and what follows may be constant too. The zeros around a padded
     convolution are not that constant: the taps that meet them read on, but one channel is enough for that, which the
     others hand their weights to. The constant part of a sum becomes a buffer. axes: where the channels of a node lie.
-    Computed in float64; the type of the graph's numbers stays.
+    Computed in float64; the type of the graph's numbers stays. Raises ValueError where they are of several.
     """
-    own = next(graph.parameters()).dtype
+    types = {value.dtype for value in graph.state_dict().values() if value.is_floating_point()}
+    if len(types) != 1:
+        raise ValueError(f"its numbers are of {len(types)} types, expected one")
     graph.double()
     folding = _Folding(graph)
     with torch.no_grad():
@@ -49,7 +51,7 @@ def fold(graph: fx.GraphModule, axes: Mapping[fx.Node, int]) -> None:
         vector = None if source not in axes else _along(value, axes[source])
         if vector is not None and not vector.isnan().any():
             _replace(graph, node, source, vector, axes[source])
-    graph.to(own)
+    graph.to(types.pop())
     graph.graph.eliminate_dead_code()
     graph.recompile()
 

@@ -97,11 +97,15 @@ def tensors(node: fx.Node) -> list[fx.Node]:
 
 
 def kind(graph: fx.GraphModule, node: fx.Node) -> object:
-    """What a node does: the type of its module, its function or the name of its method; a module with hooks itself."""
+    """What a node does: the type of its module, its function or the name of its method.
+
+    A module with hooks or a forward of its own is its own kind.
+    """
     if node.op != "call_module":
-        return node.target if node.op.startswith("call") else node.op
+        return node.target if node.op in ("call_function", "call_method") else node.op
     module = graph.get_submodule(str(node.target))
-    return module if module._forward_hooks or module._forward_pre_hooks else type(module)
+    changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return module if changed else type(module)
 
 
 def is_move(graph: fx.GraphModule, node: fx.Node) -> bool:
@@ -202,10 +206,16 @@ def _outside(graph: fx.GraphModule, node: fx.Node) -> None:
     else:
         return
     source = node.all_input_nodes[0]
-    while len(source.users) == 1 and is_move(graph, source):
+    while len(source.users) == 1 and source.all_input_nodes and not _makes(graph, source):
         source = source.all_input_nodes[0]
-    if len(source.users) > 1 or source.op in ("placeholder", "get_attr"):
-        raise ValueError(f"{node.name} changes in place what others read")
+    if len(source.users) > 1 or not source.all_input_nodes:
+        raise ValueError(f"{node.name} changes in place what others may read")
+
+
+def _makes(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node gives a new tensor, and no view of its source."""
+    does = kind(graph, node)
+    return does in ALONE - SAME - {"expand"} or (node.op == "call_module" and does not in MOVES)
 
 
 def name_of(does: object) -> str:
