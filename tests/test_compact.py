@@ -369,6 +369,22 @@ def test_attention_is_understood_however_it_is_laid_out(chunks: bool, kwargs: di
     assert wide == ({"qkv": 27} if chunks else {"queries": 9, "keys": 9, "values": 9}) | {"project": 5}
 
 
+class Started(Heads):
+    """The same behind a token that is a constant, which its values are for that token alone."""
+
+    def __init__(self) -> None:
+        super().__init__(chunks=True)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([self.token.expand(x.shape[0], 1, 8), x], 1))
+
+
+def test_what_is_constant_in_one_token_is_no_constant() -> None:
+    network = Started().double()
+    assert compacted(network, SEQUENCES).after == {"qkv": (36, 8), "project": (5, 12)}
+
+
 @pytest.mark.parametrize("kwargs", [{"attn_mask": torch.ones(7, 7).tril().bool()}, {"dropout_p": 0.5}])
 def test_attention_with_more_to_it_keeps_its_features(kwargs: dict[str, Any]) -> None:
     network = Heads(True, **kwargs).double()
@@ -489,6 +505,18 @@ def test_what_is_not_understood_keeps_its_channels(
     after = compacted(zeroed(lived(make(), 0)), x).after
     assert {name: after[name][0] for name in whole} == whole
     assert all(after[name][0] < width for name, width in smaller.items())
+
+
+class Two(nn.Module):
+    """Gives a pair."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, -x
+
+
+def test_more_than_one_output_is_left_as_it_is() -> None:
+    found = compact(nn.Sequential(nn.Linear(5, 4), Two()).double(), X)
+    assert found.kept == "The network is left as it is: it gives a tuple, expected one tensor."
 
 
 @pytest.mark.parametrize("make", [Branching, Overwriting])

@@ -37,11 +37,11 @@ class Compacted:
 def compact(network: nn.Module, example: Tensor) -> Compacted:
     """Remove from a copy of `network` whatever its zero weights make needless; the outputs in eval mode stay the same.
 
-    example: a batch of inputs, [B, ...]. Units and channels that nothing reads go; so do those that are constant since
-    all their weights are zero: biases take them over, exactly. A layer that reads few of its inputs gets those alone. A
-    channel of a sum goes where it goes from all the parts; a head of attention gets as few features as the fullest head
-    needs. What cannot be traced or is not understood keeps all of its channels; what is not exact to rounding on the
-    example leaves the whole network as it is.
+    example: a batch of inputs on the network's device, [B, ...]. Units and channels that nothing reads go; so do those
+    that are constant since all their weights are zero: biases take them over, exactly. A layer that reads few of its
+    inputs gets those alone. A channel of a sum goes where it goes from all the parts; a head of attention gets as few
+    features as the fullest head needs. What is not understood keeps all of its channels. A network that cannot be
+    traced, or that would change on the example by more than rounding, is left as it is.
     """
     before = _shapes(network)
     dense = copy.deepcopy(network).eval().cpu()
@@ -88,9 +88,10 @@ def _shrink(graph: fx.GraphModule, found: Channels) -> None:
         narrow(layer, made, given)
     for node, norm in found.norms.items():
         made = found.alive[node]
-        for name, value in [*norm.named_parameters(), *norm.named_buffers()]:
-            if value.ndim:  # not the number of batches
-                setattr(norm, name, nn.Parameter(value.data[made]) if isinstance(value, nn.Parameter) else value[made])
+        for name, value in norm.named_parameters():
+            setattr(norm, name, nn.Parameter(value.data[made], value.requires_grad))
+        for name in ("running_mean", "running_var"):
+            setattr(norm, name, getattr(norm, name)[made])
         norm.num_features = int(made.sum())
     for node in found.constants:
         axis, made = found.axis[node], found.alive[node]
@@ -103,6 +104,8 @@ def _check(graph: nn.Module, dense: nn.Module, example: Tensor) -> None:
     """Raise where the outputs on the example differ by more than rounding."""
     with torch.no_grad():
         expected, given = dense(example), graph(example)
+    if not isinstance(expected, Tensor):
+        raise ValueError(f"it gives a {type(expected).__name__}, expected one tensor")
     allowed = math.sqrt(torch.finfo(expected.dtype).eps) * float(expected.abs().max())
     if not torch.allclose(given, expected, rtol=0, atol=allowed, equal_nan=True):
         raise ValueError(f"its outputs on the example would change by {float((given - expected).abs().max()):.1e}")
