@@ -80,8 +80,9 @@ def compacted(network: nn.Module, x: Tensor) -> Compacted:
     dense = copy.deepcopy(network).eval()
     with torch.no_grad():
         for inputs in (x, torch.randn(5, *x.shape[1:], dtype=x.dtype)):
-            expected = dense(inputs)
-            assert (found.network(inputs) - expected).abs().max() <= 1e-10 * max(1, expected.abs().max())
+            small, expected = found.network(inputs), dense(inputs)
+            assert small.shape == expected.shape
+            assert (small - expected).abs().max() <= 1e-10 * max(1, expected.abs().max())
     assert size(found.network) <= size(network) + sum(len(w) for w in weights(network))  # biases come at most
     named = {n: tuple(m.weight.shape) for n, m in found.network.named_modules() if hasattr(m, "weight")}
     assert found.after == named
@@ -271,6 +272,14 @@ def test_a_branch_of_zeros_leaves_nothing() -> None:
     assert not list(found.network.buffers())
 
 
+def test_a_sum_of_constants_is_one() -> None:
+    network = lived(Residual(), 0)
+    network.stem.weight.data.zero_()
+    network.conv2.weight.data.zero_()
+    found = compacted(network, IMAGES)
+    assert found.after["output"] == (3, 1)
+
+
 def test_a_dead_block_within_a_branch_goes() -> None:
     network = lived(Residual(), 0)
     network.conv1.weight.data.zero_()  # constants meet the padding of conv2: one channel carries them all
@@ -385,6 +394,31 @@ def test_what_is_constant_in_one_token_is_no_constant() -> None:
     assert compacted(network, SEQUENCES).after == {"qkv": (36, 8), "project": (5, 12)}
 
 
+class Scrambled(Heads):
+    """Cuts heads across tokens, and adds its queries to what it gives."""
+
+    def __init__(self, across: bool, peek: bool) -> None:
+        super().__init__(chunks=False)
+        self.across, self.peek = across, peek
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, tokens, _ = x.shape
+        q, k, v = self.queries(x), self.keys(x), self.values(x)
+        cut = [part.reshape(size, 3, tokens, 4) for part in (q, k, v)]
+        if not self.across:
+            cut = [part.reshape(size, tokens, 3, 4).transpose(1, 2) for part in (q, k, v)]
+        y = functional.scaled_dot_product_attention(*cut).transpose(1, 2).flatten(2)
+        return self.project(y) + q[:, :, :5] if self.peek else self.project(y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("across", "peek"), [(True, False), (False, True), (False, False)])
+def test_attention_that_does_more_with_its_parts_keeps_their_features(across: bool, peek: bool) -> None:
+    network = Scrambled(across, peek).double()
+    network.queries.weight.data[[0, 4, 8]] = network.queries.bias.data[[0, 4, 8]] = 0
+    after = compacted(network, SEQUENCES).after
+    assert after["queries"][0] == (12 if across or peek else 9)
+
+
 @pytest.mark.parametrize("kwargs", [{"attn_mask": torch.ones(7, 7).tril().bool()}, {"dropout_p": 0.5}])
 def test_attention_with_more_to_it_keeps_its_features(kwargs: dict[str, Any]) -> None:
     network = Heads(True, **kwargs).double()
@@ -478,6 +512,20 @@ def zeroed(network: nn.Module, seed: int = 0, density: float = 0.4) -> nn.Module
     return network
 
 
+class Shared(nn.Module):
+    """A softmax needs all channels of what a sum takes in as well; the layer behind the sum leaves one unread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(6, 6)
+        self.output.weight.data[:, 2] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.second(x), self.first(x)
+        share = torch.softmax(y, 1)
+        return self.output(torch.relu(x + y)) + share  # type: ignore[no-any-return]
+
+
 class Sideways(nn.Module):
     """A linear layer along the width of a map, and a module and an argument with the names of operations."""
 
@@ -496,6 +544,7 @@ class Sideways(nn.Module):
         (Sized, IMAGES, {"conv": 6}, {}),
         (Mixing, IMAGES, {"first": 6, "grouped": 6}, {"second": 4}),
         (Gated, IMAGES, {}, {"conv": 6, "excite": 6, "squeeze": 4}),
+        (Shared, X, {"first": 6, "second": 6}, {}),
         (Sideways, IMAGES, {"first": 7}, {"dim": 6}),
     ],
 )
