@@ -158,12 +158,13 @@ def test_inputs_that_nobody_reads_are_left_aside() -> None:
 
 
 def test_a_dead_layer_makes_the_network_a_constant() -> None:
-    network = perceptron(5, 4, 3, 2)
+    network = perceptron(50, 4, 3, 2)
     network[2].weight.data.zero_()
-    found = compacted(network, X)
-    assert found.after == {"0": (1, 5), "2": (1, 1), "4": (2, 1)}  # no kernel takes an empty tensor
+    x = torch.randn(6, 50, dtype=torch.double)
+    found = compacted(network, x)
+    assert found.after == {"0": (1, 1), "2": (1, 1), "4": (2, 1)}  # no kernel takes an empty tensor
     with torch.no_grad():
-        assert torch.equal(found.network(X), network(X[:1]).expand(6, -1))
+        assert torch.equal(found.network(x), network(x[:1]).expand(6, -1))
 
 
 def test_what_was_float32_in_training_mode_comes_back_float32_in_eval_mode() -> None:
@@ -544,7 +545,6 @@ class Sideways(nn.Module):
         (Sized, IMAGES, {"conv": 6}, {}),
         (Mixing, IMAGES, {"first": 6, "grouped": 6}, {"second": 4}),
         (Gated, IMAGES, {}, {"conv": 6, "excite": 6, "squeeze": 4}),
-        (Shared, X, {"first": 6, "second": 6}, {}),
         (Sideways, IMAGES, {"first": 7}, {"dim": 6}),
     ],
 )
@@ -577,6 +577,40 @@ def test_what_cannot_be_read_is_left_as_it_is(make: Callable[[], nn.Module]) -> 
     assert found.kept.startswith("The network is left as it is: ")
     with torch.no_grad():
         assert torch.equal(found.network(X), network(X))
+
+
+def test_a_sum_keeps_what_one_of_its_parts_needs_elsewhere() -> None:
+    assert compacted(lived(Shared(), 0), X).after == {"first": (6, 5), "second": (6, 5), "output": (6, 6)}
+
+
+class Around(nn.Module):
+    """Something between two layers."""
+
+    def __init__(self, first: nn.Module, between: Callable[[Tensor], Tensor], last: nn.Module) -> None:
+        super().__init__()
+        self.lines, self.first, self.between, self.last = nn.Flatten(2), first, between, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if isinstance(self.first, nn.Conv2d) else self.lines(x)
+        return self.last(self.between(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("first", "between", "inputs"),
+    [
+        (nn.Conv2d(2, 6, 9), lambda x: x.view(-1, 6), 6),  # a size of its own
+        (nn.Conv2d(2, 6, 9), lambda x: x.expand(-1, 6, 2, 2).flatten(1), 24),
+        (nn.Conv2d(2, 7, 3), lambda x: x.mean(1).flatten(1), 49),  # over the channels
+        (nn.Conv1d(2, 6, 73), lambda x: functional.max_pool2d(x, 3, 1, 1).flatten(1), 54),  # across the channels
+        (nn.Linear(81, 6), nn.BatchNorm1d(2), 6),  # along another axis
+        (nn.Conv2d(2, 6, 9), lambda x: functional.dropout(x.flatten(1), 0.0, True), 6),  # draws, if only ones
+    ],
+)
+def test_what_names_or_mixes_channels_keeps_them(first: nn.Module, between: Any, inputs: int) -> None:
+    network = lived(Around(first, between, nn.Linear(inputs, 3)), 0)
+    network.last.weight.data[:, : -(-inputs // 2)] = 0
+    found = compacted(network, IMAGES)
+    assert found.after["first"][0] == len(first.weight)
 
 
 def test_tied_and_hooked_modules_stay_whole() -> None:
