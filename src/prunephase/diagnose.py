@@ -1,15 +1,11 @@
-"""Diagnosing: which findings are missing, who makes them, and where they are kept.
-
-A finding is kept beside the level it was made from, with that level's seal: a level that is made again, or a diagnosis
-whose meaning changed, is diagnosed again; nothing else ever is.
-"""
+"""Diagnosing: which findings of a study are missing, and who makes them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +15,19 @@ from prunephase.analysis import phases
 from prunephase.analysis.curve import curve, split
 from prunephase.bench import Bench, Site
 from prunephase.diagnoses import DIAGNOSES, Diagnosis
-from prunephase.errors import DamagedError, UserError
+from prunephase.errors import UserError
 from prunephase.events import Diagnosed
+from prunephase.examine import ask, current, given, kept, put
 from prunephase.plugins import resolve
 from prunephase.sections import Data
-from prunephase.store import Record, Store
+from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
-from prunephase.tensors import pack_arrays, unpack_arrays
 from prunephase.trial import Trial, canonical_json
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from prunephase.measure.finding import Finding, Row
     from prunephase.snapshot import Snapshot
 
 ROLES = ("dense", "dip", "peak", "collapsed", "last")
@@ -178,67 +173,12 @@ def examine(tasks: Sequence[Task], site: Site, diagnoses: Sequence[Diagnosis]) -
                 if found is None:
                     bench = bench or Bench(task.trial, site)
                     seen = seen or snapshot(store, task.trial, level, bench)
-                    if "redense" in diagnosis.takes:
-                        seen = replace(seen, redense=_redense(store, task.trial, record))
-                    said = resolve(diagnosis.function, site.plugins | {"prunephase"}, "--only")(seen)
-                    takes = _taken(store, task.trial, record, diagnosis)
-                    _put(store, task.trial, record, diagnosis, takes, said, bench.numerics)
+                    ask(store, record, diagnosis, seen, bench)
                 said = Diagnosed(
                     task.trial.digest(), level, diagnosis.name, time.monotonic() - began, found is not None
                 )
                 yield task, said
         yield task, Finished()
-
-
-def current(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis) -> Record | None:
-    """The finding of `diagnosis` that was made from this very record, with all its blobs; None where there is none."""
-    return _kept(store, trial, record, diagnosis, _taken(store, trial, record, diagnosis))
-
-
-def _kept(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis, takes: Mapping[str, str]) -> Record | None:
-    try:
-        found = store.finding(trial.digest(), record.body["level"], diagnosis.name)
-        wanted = {"version": diagnosis.version, "parent": record.seal, "takes": dict(takes)}
-        if found is None or any(found.body.get(key) != value for key, value in wanted.items()):
-            return None
-        for blob in found.body["blobs"].values():
-            store.blob(blob)
-    except DamagedError:  # made again
-        return None
-    return found
-
-
-def _taken(store: Store, trial: Trial, record: Record, diagnosis: Diagnosis) -> dict[str, str]:
-    """Seals of the findings that `diagnosis` is given at this level."""
-    below = {name: current(store, trial, record, DIAGNOSES[name]) for name in diagnosis.takes}
-    return {name: found.seal for name, found in below.items() if found is not None}
-
-
-def _put(
-    store: Store,
-    trial: Trial,
-    record: Record,
-    diagnosis: Diagnosis,
-    takes: Mapping[str, str],
-    said: Finding | Sequence[Row],
-    numerics: Mapping[str, Any],
-) -> None:
-    from prunephase.measure.finding import Finding
-
-    finding = said if isinstance(said, Finding) else Finding(said)
-    store.put_finding(
-        trial.digest(),
-        record.body["level"],
-        diagnosis.name,
-        {
-            "parent": record.seal,
-            "version": diagnosis.version,
-            "takes": dict(takes),
-            "numerics": dict(numerics),
-            "rows": [dict(row) for row in finding.rows],
-            "blobs": {"arrays": store.put_blob(pack_arrays(finding.arrays))} if finding.arrays else {},
-        },
-    )
 
 
 def _across(store: Store, trial: Trial, diagnosis: Diagnosis) -> Iterator[Diagnosed]:
@@ -252,34 +192,13 @@ def _across(store: Store, trial: Trial, diagnosis: Diagnosis) -> Iterator[Diagno
     groups = {0: tuple(made)} if diagnosis.across == "ladder" else {level: (0, level) for level in made if level}
     for level, levels in groups.items():
         began, takes = time.monotonic(), {f"{below} {at}": made[at].seal for at in levels}
-        found = _kept(store, trial, records[level], diagnosis, takes)
+        found = kept(store, trial, records[level], diagnosis, takes)
         if found is None:
-            ask, seen = (
-                resolve(diagnosis.function, {"prunephase"}, "--only"),
-                [_finding(store, made[at]) for at in levels],
-            )
+            compare = resolve(diagnosis.function, {"prunephase"}, "--only")
+            seen = [given(store, made[at]) for at in levels]
             if diagnosis.across == "ladder":
-                said = ask({records[at].body["sparsity"]: one for at, one in zip(levels, seen, strict=True)})
+                said = compare({records[at].body["sparsity"]: one for at, one in zip(levels, seen, strict=True)})
             else:
-                said = ask(*seen)
-            _put(store, trial, records[level], diagnosis, takes, said, records[level].body["numerics"])
+                said = compare(*seen)
+            put(store, trial, records[level], diagnosis, takes, said, records[level].body["numerics"])
         yield Diagnosed(trial.digest(), level, diagnosis.name, time.monotonic() - began, found is not None)
-
-
-def _finding(store: Store, found: Record) -> Finding:
-    """A stored finding as it was given."""
-    from prunephase.measure.finding import Finding
-
-    blobs = found.body["blobs"]
-    return Finding(found.body["rows"], unpack_arrays(store.blob(blobs["arrays"])) if blobs else {})
-
-
-def _redense(store: Store, trial: Trial, record: Record) -> Any:
-    """The weights after re-dense training, where that was done."""
-    found = current(store, trial, record, DIAGNOSES["redense"])
-    if found is None or "arrays" not in found.body["blobs"]:
-        return None
-    import torch
-
-    arrays = unpack_arrays(store.blob(found.body["blobs"]["arrays"]))
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
