@@ -79,13 +79,13 @@ def test_with_a_spent_budget_a_finished_study_is_looked_through_once(
     chosen = study.parse({**tiny, "seeds": [0, 1, 2]})
     assert runs.train(chosen, tmp_path / "runs", workers=1).code == 0
     looks: list[str] = []
-    levels = Store.levels
+    ladder = Store.ladder
 
-    def counted(self: Store, trial: Trial) -> list[Record]:
+    def counted(self: Store, trial: Trial) -> tuple[list[Record], int | None]:
         looks.append(trial.digest())
-        return levels(self, trial)
+        return ladder(self, trial)
 
-    monkeypatch.setattr(Store, "levels", counted)
+    monkeypatch.setattr(Store, "ladder", counted)
     outcome = runs.train(chosen, tmp_path / "runs", workers=1, seconds=1e-9)
     assert (outcome.code, outcome.out_of_time) == (0, False)
     assert {looks.count(trial.digest()) for trial in chosen.trials} == {2}  # for the order, and for the budget

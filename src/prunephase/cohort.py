@@ -40,7 +40,7 @@ class _Climber:
 
     def __init__(self, task: Task, site: Site) -> None:
         self.task = task
-        self.steps = ladder(task.trial, site, task.levels)
+        self.steps = ladder(task.trial, site, task.levels, task.stop)
         self.wish: Wish | None = None
 
     @property

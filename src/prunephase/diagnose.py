@@ -20,6 +20,7 @@ from prunephase.events import Diagnosed
 from prunephase.examine import ask, current, given, kept, put
 from prunephase.plugins import resolve
 from prunephase.sections import Data
+from prunephase.stopping import view
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
@@ -52,7 +53,7 @@ def wanted(study: Study, store: str | Path, diagnoses: Sequence[Diagnosis], leve
     levels: numbers, "all", or roles in the curve of the study: dense, dip, peak, collapsed, last; default: what each
     diagnosis says. Raises UserError where nothing is finished or a level is unknown.
     """
-    place = Store(store)
+    place = view(store, study)
     rows = table.levels(place, study.trials)
     if rows.is_empty():
         raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its store")

@@ -51,4 +51,4 @@ class Note:
     text: str
 
 
-Event = EpochDone | LevelDone | Note
+Event = EpochDone | LevelDone | Diagnosed | Note

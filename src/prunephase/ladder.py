@@ -20,13 +20,17 @@ from torch import Tensor, nn
 from prunephase import prune, tensors
 from prunephase import teacher as teachers
 from prunephase.bench import Bench, Site
+from prunephase.diagnoses import DIAGNOSES
 from prunephase.engine import Job
 from prunephase.errors import IncompatibleError
-from prunephase.events import Event, LevelDone, Note
+from prunephase.events import Diagnosed, Event, LevelDone, Note
+from prunephase.examine import ask, current
 from prunephase.levels import finished, trained_state
 from prunephase.restart import Start
-from prunephase.revive import start_of
+from prunephase.revive import snapshot, start_of
 from prunephase.snapshot import Snapshot
+from prunephase.stop import Stop
+from prunephase.stopping import decide, measured
 from prunephase.store import Record, Store
 from prunephase.training import Answer, Busy, Weights, Wish, fit, key_of, taken_over, weights_of
 from prunephase.trial import Trial
@@ -42,23 +46,24 @@ class _State:
     weights: Weights
 
 
-def ladder(trial: Trial, site: Site, levels: Sequence[int] | None = None) -> Steps:
+def ladder(trial: Trial, site: Site, levels: Sequence[int] | None = None, stop: Stop | None = None) -> Steps:
     """Take `trial` from level 0 to its last, committing one sealed record per level; says what happens.
 
     A coroutine: where a level is to be trained it gives a Job and hears of every moment of its training, so that
     whoever drives it can train levels of several trials at once. Holds the trial's lock to its end. A level that
     diverges is recorded as such and ends the ladder, unless the later ones do not build on it. `levels`: these alone,
-    of a ladder whose levels do not build on one another (`trial.side_by_side`).
+    of a ladder whose levels do not build on one another (`trial.side_by_side`). `stop`: what may end it sooner; it sees
+    levels from the dense one on, so that with it there are no `levels`.
     Raises UserError, LockedError, StorageError, IncompatibleError.
     """
     store, name = Store(site.store), trial.digest()
     with store.lock(name if levels is None else f"{name}-{levels[-1]}"):
         yield from _descend(
-            trial, Bench(trial, site), store, range(trial.pruning.levels + 1) if levels is None else levels
+            trial, Bench(trial, site), store, range(trial.pruning.levels + 1) if levels is None else levels, stop
         )
 
 
-def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int]) -> Steps:
+def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int], stop: Stop | None) -> Steps:
     name = trial.digest()
     head, notes = store.sound(name, None)
     yield from (Note(name, text) for text in notes)
@@ -66,6 +71,7 @@ def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int]) ->
         head = _begin(trial, bench, store)
     _same_data(head, bench)
     made: dict[int, _State | None] = {}
+    sound: list[Record] = []
     for level in levels:
         above = trial.builds_on(level)
         parent = head if above is None else finished(store, trial, above)
@@ -82,6 +88,23 @@ def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int]) ->
             made = {level: state}
         if found.body["status"] != "ok" and (level == 0 or not trial.side_by_side):
             return
+        sound.append(found)
+        if stop is not None and all(record.body["status"] == "ok" for record in sound):
+            yield from _measure(trial, found, bench, store, stop)
+            _, said = decide(store, stop, head, sound)
+            if said.stop:
+                if level in made:
+                    yield Note(name, f"ended by its stop rule, {stop.rule}, at level {level} of {levels[-1]}")
+                return
+
+
+def _measure(trial: Trial, record: Record, bench: Bench, store: Store, stop: Stop) -> Generator[Event, None, None]:
+    """Make the findings of a level that `stop` goes by, as `prunephase diagnose` would."""
+    for diagnosis in (DIAGNOSES[name] for name in measured(stop)):
+        if current(store, trial, record, diagnosis) is None:
+            began, level = time.monotonic(), record.body["level"]
+            ask(store, record, diagnosis, snapshot(store, trial, level, bench), bench)
+            yield Diagnosed(trial.digest(), level, diagnosis.name, time.monotonic() - began, cached=False)
 
 
 def _begin(trial: Trial, bench: Bench, store: Store) -> Record:

@@ -39,8 +39,8 @@ def merge(into: str | Path, sources: Sequence[str | Path]) -> Merged:
 
     A record or blob is checked before it is copied; blobs come first, then the records that name them, in order. So it
     can be killed anywhere and repeated. What is damaged is left out, with the levels that follow from it; a damaged
-    record of `into` gives way to a sound one. What is known beside the records (times, why a trial failed) comes along
-    where `into` has none.
+    record of `into` gives way to a sound one. What is known beside the records (findings of diagnoses, times, why a
+    trial failed) comes along where `into` has none.
 
     Raises UserError for a source that is no store, IncompatibleError where two stores disagree on a level (nothing is
     copied then), LockedError where a trial of `into` is being trained, StorageError.
@@ -108,8 +108,25 @@ def _bring(trial: str, source: Store, target: Store, done: Merged) -> None:
             seals.add(record.seal)
             done.new += 1
             done.bytes += sum(map(len, blobs))
+        for level in levels:
+            if level is not None:
+                _bring_findings(trial, level, source, target)
     if (problem := source.failure(trial)) and not target.failure(trial):
         target.put_failure(trial, problem)
+
+
+def _bring_findings(trial: str, level: int, source: Store, target: Store) -> None:
+    """Copy what was found of a level in `source` and not in `target`; damaged ones can be made again."""
+    record = _sound(trial, level, target)
+    if record is None:
+        return
+    known = target.findings(record)
+    for name, found in source.findings(record).items():
+        if name not in known:
+            with suppress(DamagedError):
+                for blob in [source.blob(digest) for digest in found.body["blobs"].values()]:
+                    target.put_blob(blob)
+                target.put_finding(trial, level, name, found.body)
 
 
 def _checked(trial: str, level: int | None, source: Store, seals: Collection[str]) -> tuple[Record, list[bytes]]:

@@ -22,6 +22,7 @@ from prunephase import disk
 from prunephase.errors import UserError
 from prunephase.runs import check, families, waves
 from prunephase.sections import Antidote, Restart
+from prunephase.stopping import view
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.task import Finished, Task
@@ -68,7 +69,7 @@ def estimate(study: Study, site: Site, workers: int) -> Cost:
     if workers < 1:
         raise UserError(f"--workers {workers}: expected at least 1")
     begun = time.perf_counter()
-    store, loaded = Store(site.store), check(study, site)
+    store, loaded = view(site.store, study), check(study, site)
     fixed = time.perf_counter() - begun
     trials = list(chain(*waves(study.trials)))
     probes: dict[bytes, _Probe] = {}

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,9 @@ from prunephase import disk, execute, table
 from prunephase.errors import Exit, IncompatibleError, LockedError, StorageError, UserError
 from prunephase.events import EpochDone, Event, Note
 from prunephase.sections import Data
+from prunephase.stop import Stop
+from prunephase.stopping import check as check_stop
+from prunephase.stopping import driven, view
 from prunephase.store import Store
 from prunephase.study import Study, family
 from prunephase.task import Finished, Task
@@ -84,7 +87,7 @@ def run(
         warnings.warn(outcome.note, stacklevel=2)
     if outcome.failed:
         warnings.warn(f"{len(outcome.failed)} of {len(study.trials)} trials failed: {problems}", stacklevel=2)
-    return table.levels(Store(store), study.trials)
+    return table.levels(view(store, study), study.trials)
 
 
 def train(
@@ -105,7 +108,7 @@ def train(
     from prunephase.cohort import descend  # imports torch
     from prunephase.engine import note, pick
 
-    place, outcome = Store(store), Outcome()
+    place, outcome, stops = view(store, study), Outcome(), driven(study)
     folder = place.scratch("data")
     site = Site(place.folder, device, frozenset(plugins), allow_numerics_change, folder)
     if site.store.exists() and not site.store.is_dir():
@@ -135,7 +138,7 @@ def train(
                     todo.append(trial)
             todo.sort(key=order(todo, place))
             count = workers if workers is not None else default_workers(device)
-            groups = tasks(todo, count, together=device.startswith("cuda"))
+            groups = tasks(todo, count, together=device.startswith("cuda"), stops=stops)
             with closing(executor(partial(descend, site=site), groups, min(count, len(groups)))) as events:
                 for task, event in events:
                     if isinstance(event, Finished):
@@ -173,6 +176,7 @@ def check(study: Study, site: Site) -> list[tuple[Data, Dataset]]:
             bench = Bench(trial, site, known)
             bench.check()
             teacher.check(Store(site.store), bench)
+            check_stop(study.stop, trial, bench.noisy[1].as_json())
             if known is None:
                 loaded.append((trial.data, bench.clean))
     return loaded
@@ -209,23 +213,26 @@ def order(trials: Sequence[Trial], store: Store) -> Callable[[Trial], tuple[floa
     return key
 
 
-def tasks(trials: Sequence[Trial], workers: int, *, together: bool) -> list[list[Task]]:
+def tasks(
+    trials: Sequence[Trial], workers: int, *, together: bool, stops: Mapping[str, Stop] | None = None
+) -> list[list[Task]]:
     """The trials as groups, one after the other for each worker.
 
     A ladder is one task, unless its levels stand side by side and workers would be idle. together: levels of a group
-    train at once (on a GPU), so that each worker gets one long list.
+    train at once (on a GPU), so that each worker gets one long list. stops: what may end ladders, by trial digest; such
+    a ladder goes down level by level.
     """
     slots = TOGETHER * workers if together else workers
     parts = max(1, slots // max(1, len(trials)))
     found: list[Task] = []
     for trial in trials:
-        count = min(parts, trial.pruning.levels)
-        if count > 1 and trial.side_by_side:
+        count, stop = min(parts, trial.pruning.levels), (stops or {}).get(trial.digest())
+        if count > 1 and trial.side_by_side and stop is None:
             # Each part begins with the dense level: one of them trains it, the others take it over.
             rungs = range(1, trial.pruning.levels + 1)
             found += [Task(trial, (0, *rungs[start::count])) for start in range(count)]
         else:
-            found.append(Task(trial))
+            found.append(Task(trial, stop=stop))
     size = min(TOGETHER, math.ceil(len(found) / workers)) if together else 1
     return [found[start : start + size] for start in range(0, len(found), size)]
 

@@ -21,7 +21,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +49,18 @@ class Record:
     seal: str
 
 
+Ends = Callable[["Store", Trial, Sequence[Record]], int | None]
+
+
 class Store:
     """A folder of results. Reading never writes; everything written is synced before the call returns.
 
+    ends: the level at which a stop rule ended the ladder of a trial, from its level records; None where none did.
     Raises StorageError where the disk refuses: full, read-only, failing.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, ends: Ends | None = None) -> None:
+        self.folder, self.ends = Path(folder), ends
 
     # -- reading
 
@@ -97,8 +101,12 @@ class Store:
         """The level records in order, as far as each follows from the one it builds on.
 
         That is the unbroken chain to the trial's last level or to one missing, damaged or foreign; where levels stand
-        side by side, all that follow from the dense one.
+        side by side, all that follow from the dense one. None is deeper than where a stop rule ended the ladder.
         """
+        return self.ladder(trial)[0]
+
+    def ladder(self, trial: Trial) -> tuple[list[Record], int | None]:
+        """The level records, as `levels` gives them, and the level at which a stop rule ended the ladder."""
         name = trial.digest()
         found: dict[int | None, Record] = {}
         for level in (None, *range(trial.pruning.levels + 1)):
@@ -110,11 +118,15 @@ class Store:
             if level not in found and not (level and trial.side_by_side):
                 break
         found.pop(None, None)
-        return list(found.values())
+        chain = list(found.values())
+        end = None if self.ends is None else self.ends(self, trial, chain)
+        return (chain if end is None else [record for record in chain if record.body["level"] <= end]), end
 
     def missing(self, trial: Trial) -> int:
-        """How many levels are still to be trained; a ladder that ended by diverging has none."""
-        chain = self.levels(trial)
+        """How many levels are still to be trained; a ladder that ended by diverging or by a stop rule has none."""
+        chain, end = self.ladder(trial)
+        if end is not None:
+            return 0
         last = 0 if trial.side_by_side else -1
         return 0 if chain and chain[last].body["status"] != "ok" else trial.pruning.levels + 1 - len(chain)
 

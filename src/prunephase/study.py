@@ -17,20 +17,25 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from prunephase.errors import UserError, nearest
+from prunephase.stop import NEVER, Stop
 from prunephase.trial import Trial, canonical_json
 
 MAX_BYTES = 1_000_000  # a study file is read whole; a larger one is a mistake or an attack
 MAX_DEPTH = 16
 MAX_TRIALS = 100_000
-STUDY_FIELDS = ("name", "seeds", "extends", "grid", "scales", *(f for f in Trial.model_fields if f != "seed"))
+STUDY_FIELDS = ("name", "seeds", "extends", "grid", "scales", "stop", *(f for f in Trial.model_fields if f != "seed"))
 
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of trials, in the order in which the grid was written, seeds innermost."""
+    """A named list of trials, in the order in which the grid was written, seeds innermost.
+
+    stop: by which rule their ladders end by themselves; it changes no trial and no level.
+    """
 
     name: str
     trials: tuple[Trial, ...]
+    stop: Stop = NEVER
 
     def digest(self) -> str:
         """16 hex digits over the set of trials; the name does not matter."""
@@ -54,7 +59,8 @@ class Study:
             load, part = heapq.heappop(parts)
             heapq.heappush(parts, (load + work(places), part))
             chosen += places if part == index else []
-        return Study(f"{self.name} (shard {index} of {of})", tuple(self.trials[place] for place in sorted(chosen)))
+        mine = tuple(self.trials[place] for place in sorted(chosen))
+        return Study(f"{self.name} (shard {index} of {of})", mine, self.stop)
 
 
 def family(trial: Trial) -> bytes:
@@ -96,6 +102,7 @@ def parse(fields: Mapping[str, Any], origin: str = "study") -> Study:
         not isinstance(v, dict) for v in scales.values()
     ):
         problems.append(f"scales = {_short(scales)}: expected tables of changed fields, such as [scales.small]")
+    stop = _stop(fields.get("stop", {}), problems)
     base = {k: v for k, v in fields.items() if k in Trial.model_fields and k != "seed"}
     size = len(seeds) * math.prod(len(values) for values in axes.values())
     if size > MAX_TRIALS:
@@ -105,7 +112,7 @@ def parse(fields: Mapping[str, Any], origin: str = "study") -> Study:
     if problems:
         raise UserError("\n".join(f"{origin}: {p}" for p in dict.fromkeys(problems)))
     trials = [Trial.model_validate({**fields, "seed": s}) for fields in combinations for s in seeds]
-    return Study(name, _distinct(trials, origin))
+    return Study(name, _distinct(trials, origin), stop)
 
 
 def grid(base: Trial, **axes: Any) -> list[Trial]:
@@ -199,9 +206,9 @@ def _preset_file(name: str) -> str:
 def _written(fields: Mapping[str, Any]) -> str:
     """Nested fields as a TOML file, each with what it means."""
     lines = [f"{key} = {_toml(fields[key])}" for key in ("name", "seeds") if key in fields]
-    for section, info in Trial.model_fields.items():
-        model, values = info.annotation, fields.get(section)
-        if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(values, dict):
+    for section in (*Trial.model_fields, "stop"):
+        model, values = _section(section), fields.get(section)
+        if model is not None and isinstance(values, dict):
             lines += ["", f"[{section}]"]
             for key, value in values.items():
                 described = model.model_fields[key].description if key in model.model_fields else None
@@ -222,9 +229,8 @@ def schema() -> str:
         '[grid]            "section.field" = [values]; the study is the product of all lines',
         "[scales.small]    changed fields, taken where the preset is named preset:NAME:small",
     ]
-    for section, info in Trial.model_fields.items():
-        model = info.annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+    for section in (*Trial.model_fields, "stop"):
+        if (model := _section(section)) is None:
             continue
         lines += ["", f"[{section}]  {(model.__doc__ or '').splitlines()[0]}"]
         for name, field in model.model_fields.items():
@@ -330,12 +336,21 @@ def _check_path(dotted: str, sections: Sequence[str], origin: str, problems: lis
     if section not in sections:
         problems.append(f"{origin}: '{dotted}': unknown field; {nearest(section, sections)}")
         return False
-    model = Trial.model_fields[section].annotation if section in Trial.model_fields else None
-    known = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    model = _section(section)
+    known = model.model_fields if model is not None else {}
     if field and section not in ("grid",) and field.partition(".")[0] not in known:
         problems.append(f"{origin}: '{dotted}': unknown field; {nearest(field, known)}")
         return False
     return True
+
+
+def _section(name: str) -> type[BaseModel] | None:
+    """What a section of a study file holds; None where `name` is no section."""
+    if name == "stop":
+        return Stop
+    info = Trial.model_fields.get(name)
+    model = None if info is None else info.annotation
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -374,13 +389,21 @@ def _problems(fields: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _stop(raw: Any, problems: list[str]) -> Stop:
+    """[stop] as values; one line per bad field goes to `problems`."""
+    try:
+        return Stop.model_validate(raw)
+    except ValidationError as refused:
+        errors = refused.errors(include_url=False)
+        problems += [_problem({**error, "loc": ("stop", *error["loc"])}) for error in errors]
+        return NEVER
+
+
 def _problem(error: Any) -> str:
     path, value = ".".join(map(str, error["loc"])), error["input"]
     kind, message = error["type"], error["msg"]
     if kind == "extra_forbidden":
-        section = Trial.model_fields.get(str(error["loc"][0]))
-        model = section.annotation if section is not None else Trial
-        known = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else Trial.model_fields
+        known = (_section(str(error["loc"][0])) or Trial).model_fields
         return f"{path}: unknown field; {nearest(str(error['loc'][-1]), known)}"
     if kind == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")

@@ -21,7 +21,7 @@ def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
 
     Headline measures are those of the last epoch. `best_*` names the epoch that the validation split chose;
     `oracle_*` the one that the test split would have chosen: for comparison with papers only. Findings of diagnoses add
-    their headline numbers.
+    their headline numbers. `ended`, where a stop rule ended ladders (`stopping.view`): whether it did so at this level.
     """
     rows = _rows(store, trials)
     frames = [pl.DataFrame(part, infer_schema_length=None) for part in iter(lambda: list(islice(rows, ROWS)), [])]
@@ -77,8 +77,10 @@ def provenance(store: Store, study: Study) -> dict[str, Any]:
 def _rows(store: Store, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
     for trial in trials:
         fixed = {"trial": trial.digest(), **_flat(trial)}
-        for record in store.levels(trial):
-            yield {**fixed, **_cells(record.body), **headlines(store.findings(record))}
+        chain, end = store.ladder(trial)
+        for record in chain:
+            ended = {} if end is None else {"ended": record.body["level"] == end}
+            yield {**fixed, **_cells(record.body), **ended, **headlines(store.findings(record))}
 
 
 def headlines(findings: Mapping[str, Record]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass
 
 from prunephase.errors import Exit, PrunephaseError
+from prunephase.stop import Stop
 from prunephase.trial import Trial
 
 LONGEST = 160  # characters of somebody else's error that are shown; its log holds the rest
@@ -13,10 +14,11 @@ LONGEST = 160  # characters of somebody else's error that are shown; its log hol
 
 @dataclass(frozen=True)
 class Task:
-    """A trial's ladder, or some `levels` of one whose levels stand side by side."""
+    """A trial's ladder, or some `levels` of one whose levels stand side by side. stop: what may end it sooner."""
 
     trial: Trial
     levels: tuple[int, ...] | None = None
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True)

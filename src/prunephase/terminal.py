@@ -43,13 +43,14 @@ def _ignore(_trial: Trial, _event: Any) -> None:
 def watch(study: Study, store: Store, *, quiet: bool) -> Iterator[Observer]:
     """An observer of a run: a bar on a terminal, one plain line per level elsewhere, nothing if `quiet`."""
     with follow(study, sum(map(store.missing, chain(*waves(study.trials)))), quiet=quiet) as observe:
-        yield observe
+        # what a stop rule has measured on the way is no level
+        yield lambda trial, event: None if isinstance(event, Diagnosed) else observe(trial, event)
 
 
 @contextmanager
 def follow(study: Study, total: int, *, quiet: bool) -> Iterator[Observer]:
     """An observer of `total` things to be done: levels to be trained, or findings to be made."""
-    names, done = _names(study), 0
+    called, done = names(study), 0
     if quiet:
         yield _ignore
     elif sys.stderr.isatty():
@@ -57,9 +58,9 @@ def follow(study: Study, total: int, *, quiet: bool) -> Iterator[Observer]:
             task = bar.add_task("", total=total, now="starting")
 
             def show(trial: Trial, event: Any) -> None:
-                text = _line(names.get(trial.digest(), trial.digest()), event)
+                text = _line(called.get(trial.digest(), trial.digest()), event)
                 if hasattr(event, "epoch"):
-                    where = f"{names.get(event.trial, event.trial)}  level {event.level}  epoch {event.epoch}"
+                    where = f"{called.get(event.trial, event.trial)}  level {event.level}  epoch {event.epoch}"
                     bar.update(task, now=f"{where}  test {percent(event.values['test_accuracy'])}")
                 elif getattr(event, "cached", True) is False:
                     bar.update(task, advance=1, now=text)
@@ -72,7 +73,7 @@ def follow(study: Study, total: int, *, quiet: bool) -> Iterator[Observer]:
 
         def tell(trial: Trial, event: Any) -> None:
             nonlocal done
-            text = _line(names.get(trial.digest(), trial.digest()), event)
+            text = _line(called.get(trial.digest(), trial.digest()), event)
             if getattr(event, "cached", True) is False:
                 done += 1
                 text = f"{text}  ({done} of {total})"
@@ -141,7 +142,7 @@ def _line(name: str, event: Any) -> str:
     )
 
 
-def _names(study: Study) -> dict[str, str]:
+def names(study: Study) -> dict[str, str]:
     """What sets each trial apart, for people."""
     rows = [t.flat() for t in study.trials]
     varying = [k for k in (rows[0] if rows else {}) if k != "seed" and len({str(r[k]) for r in rows}) > 1]

@@ -119,8 +119,8 @@ class Replay:
 def replay(table: pl.DataFrame, rules: Mapping[str, Rule] = RULES, cards: Cards | None = None) -> list[Replay]:
     """Replay `rules` on every curve of a level table. cards: noise cards by trial digest, as `table.cards` gives them.
 
-    A seed counts where it has all the levels that any seed of its curve has, or its ladder ended by diverging. A rule
-    sees the levels one by one and never the test accuracies, but for the oracle.
+    A seed counts where it has all the levels that any seed of its curve has, or its ladder ended by diverging or by a
+    stop rule (column `ended`). A rule sees the levels one by one and never the test accuracies, but for the oracle.
     """
     groups = zip(curve(table).groups(), split(table), strict=True)
     return [of_curve(key, rows, phases(group), rules, cards) for group, (key, rows) in groups]
@@ -148,9 +148,10 @@ def finished(rows: pl.DataFrame, cards: Cards) -> tuple[list[Ladder], tuple[int,
         diverged = (
             (mine["status"] == "diverged").to_numpy() if "status" in mine.columns else np.zeros(mine.height, bool)
         )
+        ended = diverged.any() or ("ended" in mine.columns and mine["ended"].any())
         kept = mine.head(int(np.argmax(diverged)) if diverged.any() else mine.height)
         there = kept["level"].to_list() == levels[: kept.height] and np.isfinite(_column(kept, TEST)).all()
-        if not kept.height or not there or (kept.height < len(levels) and not diverged.any()):
+        if not kept.height or not there or (kept.height < len(levels) and not ended):
             unfinished.append(int(seed))
             continue
         trial = str(kept["trial"][0]) if "trial" in kept.columns else ""

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,6 +199,11 @@ REMEDIES: Mapping[str, str] = {
     "wrong": "the share of wrong training labels is unknown or zero",
     "test": "no test accuracy at every level",
 }
+
+
+def patient(rule: Any, patience: int) -> Rule:
+    """The same rule with another patience, in levels."""
+    return replace(rule, patience=patience)  # type: ignore[no-any-return]
 
 
 def lacking(rule: Rule, rows: Rows) -> str | None:

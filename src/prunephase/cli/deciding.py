@@ -74,6 +74,8 @@ def stops(
             )
         print(aligned(head, rows) if rows else "No ladder is finished.")
         print()
+    if whole.stop.drives:
+        print(f"Ladders that {whole.stop.rule} ended count as far as they go: what lies deeper is known to nobody.")
     print(
         "Means over n seeds with 95 % Student-t intervals. The oracle is chosen on test. False: seeds whose ladder was "
         "ended before the dip was over, or before the peak at a cost of more than 1 point (docs/stops.md)."
@@ -177,12 +179,11 @@ def cost(
     from prunephase.analysis.cost import CONVENTIONS
     from prunephase.analysis.curve import split
     from prunephase.spent import spent
-    from prunephase.store import Store
     from prunephase.terminal import clean, percent
 
     whole = where.load(study)
     frame = where.levels(whole)
-    paid = spent(Store(where.store), whole.trials, where.plugins)
+    paid = spent(where.view(whole), whole.trials, where.plugins)
     measures = [*CONVENTIONS, "seconds"]
     groups: list[dict[str, Any]] = []
     for key, rows in split(frame):

@@ -31,10 +31,11 @@ def status(
     json: Json = False,
 ) -> int:
     """Say what is done, running or missing. Reads only."""
-    from prunephase.store import Store
+    from prunephase.stopping import endings
     from prunephase.terminal import clean, percent
 
-    chosen, place = where.load(study), Store(where.store)
+    chosen = where.load(study)
+    place, ended = where.view(chosen), {one.trial: one for one in endings(where.store, chosen)}
     rows: list[dict[str, Any]] = []
     for trial in chosen.trials:
         chain, name = place.levels(trial), trial.digest()
@@ -50,7 +51,8 @@ def status(
                 "seed": trial.seed,
                 "state": state,
                 "levels": len(chain),
-                "of": trial.pruning.levels + 1,
+                "of": len(chain) if name in ended else trial.pruning.levels + 1,
+                "ended": asdict(ended[name]) if name in ended else None,
                 "sparsity": last["sparsity"] if last else None,
                 "test_accuracy": accuracy,
                 "holder": holder,
@@ -61,7 +63,9 @@ def status(
         print_json({"study": chosen.name, "store": str(where.store), "trials": rows})
         return Exit.OK
     for row in rows:
-        held = f"  ({clean(row['holder'] or row['failure'])})" if row["holder"] or row["failure"] else ""
+        stopped = ended[row["trial"]].sentence if row["ended"] else ""
+        said = [clean(text) for text in (row["holder"] or row["failure"], stopped) if text]
+        held = f"  ({'; '.join(said)})" if said else ""
         print(
             f"{row['trial']}  seed {row['seed']:<4} {row['state']:<9} {row['levels']:>3} of {row['of']} levels  "
             f"sparsity {percent(row['sparsity'], 2)}  test {percent(row['test_accuracy'])}{held}"
@@ -132,13 +136,12 @@ def table(
     import polars as pl
 
     from prunephase import table as tables
-    from prunephase.store import Store
 
     chosen = where.load(study)
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise UserError(f"-o {output}: expected a name that ends in .csv or .parquet")
     make = tables.epochs if epochs else tables.levels
-    frame = make(Store(where.store), chosen.trials)
+    frame = make(where.view(chosen), chosen.trials)
     if frame.is_empty():
         raise UserError(f"{where.store}: holds no finished level of '{chosen.name}'; run it first, or name its --store")
     if output is not None and output.suffix == ".parquet":

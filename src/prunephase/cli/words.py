@@ -18,6 +18,7 @@ from prunephase.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
+    from prunephase.store import Store
     from prunephase.study import Study
 
 
@@ -79,12 +80,17 @@ class Where:
             sys.path.insert(0, os.getcwd())  # where `python -m` would look too; spawned workers inherit it
         return load(study, self.changes)
 
+    def view(self, study: Study) -> Store:
+        """The store as a study sees it: its ladders end where its stop rule ended them."""
+        from prunephase.stopping import view
+
+        return view(self.store, study)
+
     def levels(self, study: Study) -> pl.DataFrame:
         """The finished levels of a study; an error where there are none."""
         from prunephase import table
-        from prunephase.store import Store
 
-        frame = table.levels(Store(self.store), study.trials)
+        frame = table.levels(self.view(study), study.trials)
         if frame.is_empty():
             raise UserError(
                 f"{self.store}: holds no finished level of '{study.name}'; run it first, or name its --store"

@@ -71,7 +71,6 @@ def run(
     Interrupt it when you like: finished levels are safe, and the same command goes on.
     """
     from prunephase import runs
-    from prunephase.store import Store
     from prunephase.terminal import watch
 
     chosen = where.load(study)
@@ -87,7 +86,7 @@ def run(
         print(f"{chosen.name}: no trials in this part, nothing to do", file=sys.stderr)
         return Exit.OK
     with (
-        watch(chosen, Store(where.store), quiet=quiet or json) as observe,
+        watch(chosen, where.view(chosen), quiet=quiet or json) as observe,
         _executor(on, ray_address, workers, device, where.plugins) as (executor, count),
     ):
         outcome = runs.train(
@@ -131,6 +130,8 @@ def plan(
         return Exit.OK
     print(f"trials      {cost.trials:,}")
     print(f"levels      {cost.levels:,} of which {cost.trainings:,} are still to be trained ({cost.epochs:,} epochs)")
+    if chosen.stop.drives:
+        print(f"            at most: {chosen.stop.rule} may end ladders sooner, and all that follows with them")
     print(f"compute     {cost.macs / 1e12:,.1f} tera multiply-accumulates at dense cost, forward and backward")
     print(f"disk        about {cost.bytes / 1e6:,.0f} MB")
     print(
@@ -193,11 +194,11 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool, par
     from prunephase.analysis.curve import curve
     from prunephase.analysis.phases import phases as detect
     from prunephase.reports import report
-    from prunephase.store import Store
-    from prunephase.terminal import summary
+    from prunephase.stopping import endings, told, view
+    from prunephase.terminal import clean, names, summary
 
     answers = []
-    frame = tables.levels(Store(store), study.trials)
+    frame, ended = tables.levels(view(store, study), study.trials), endings(store, study)
     if not frame.is_empty():
         groups = [(group, detect(group)) for group in curve(frame).groups()]
         answers = [{"group": dict(g.key), **p.as_json()} for g, p in groups]
@@ -214,10 +215,14 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool, par
                 "exit": int(outcome.code),
                 "failed": outcome.failed,
                 "groups": answers,
+                **({"stop": study.stop.rule, "ended": [asdict(one) for one in ended]} if study.stop.drives else {}),
                 "report": shown,
             }
         )
     elif answers:
+        if study.stop.drives:
+            called = names(study)
+            print("\n".join([*(clean(f"{called[one.trial]}: {one.sentence}") for one in ended), told(study, ended)]))
         print(f"report: {page}")
     if part and not json:
         print(part.line)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunephase import __version__, disk
 from prunephase.errors import Exit, PrunephaseError, StorageError, UserError
-from prunephase.events import LevelDone
+from prunephase.events import Diagnosed, LevelDone
 from prunephase.execute.local import ATTEMPTS, Group, Retried, Work, _events, _one_thread, default_workers
 from prunephase.execute.shipping import Parcel, everything, news, relatives
 from prunephase.store import Store
@@ -264,7 +264,7 @@ class _Run:
         """An event, once what it says is safe here."""
         if parcel is not None:
             self._take(parcel, job)
-        if isinstance(event, LevelDone) and not event.cached:
+        if isinstance(event, LevelDone | Diagnosed) and not event.cached:
             if parcel is None:
                 self._see(event)
             job.attempt, job.held = 1, None
@@ -288,10 +288,16 @@ class _Run:
                 self.store.set_aside(record.body["trial"], record.body["level"])
         parcel.unpack(self.store)
 
-    def _see(self, done: LevelDone) -> None:
-        """Wait until a level that a worker wrote is to be seen from here too."""
-        limit = time.monotonic() + UNSEEN
-        while self.store.record(done.trial, done.level) is None:
+    def _see(self, done: LevelDone | Diagnosed) -> None:
+        """Wait until a level, or a finding, that a worker wrote is to be seen from here too."""
+        limit, place = time.monotonic() + UNSEEN, (done.trial, done.level)
+
+        def seen() -> bool:
+            if isinstance(done, Diagnosed):
+                return self.store.finding(*place, done.name) is not None
+            return self.store.record(*place) is not None
+
+        while not seen():
             if time.monotonic() > limit:
                 raise StorageError(
                     f"{self.store.folder}: level {done.level} of trial {done.trial} was written on another node and is "
@@ -337,7 +343,7 @@ def _messages(
     said: _Said = []
     since = time.monotonic()
     for task, event in _events(work, group):
-        sealed = isinstance(event, LevelDone) and not event.cached
+        sealed = isinstance(event, LevelDone | Diagnosed) and not event.cached
         parcel = news(store, event, known) if sealed and store is not None and known is not None else None
         said.append((group.index(task), event, parcel))
         if sealed or isinstance(event, Finished) or time.monotonic() - since > TALK:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prunephase.errors import DamagedError, UserError
-from prunephase.events import LevelDone, Note
+from prunephase.events import Diagnosed, LevelDone, Note
 from prunephase.store import Record, Store
 from prunephase.study import family
 from prunephase.task import Task
@@ -19,9 +19,10 @@ from prunephase.trial import Trial
 
 @dataclass(frozen=True)
 class Parcel:
-    """Records in order, blobs that they name, and what is known of (trial, level) beside its record."""
+    """Records in order, findings, blobs that they name, and what is known of (trial, level) beside its record."""
 
     records: Sequence[Record] = ()
+    findings: Sequence[Record] = ()
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     facts: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
 
@@ -34,12 +35,16 @@ class Parcel:
             assert store.put_record(trial, level, record.body).seal == record.seal, "a record changed on its way"
             if level is not None:
                 store.put_hint(record.body["training"], trial, level)
+        for found in self.findings:
+            body = found.body
+            kept = store.put_finding(body["trial"], body["level"], body["diagnosis"], body)
+            assert kept.seal == found.seal, "a finding changed on its way"
         for (trial, level), facts in self.facts.items():
             store.put_facts(trial, level, facts)
 
     def names(self) -> set[str]:
         """Seals and digests: what whoever unpacks this has then."""
-        return {*self.blobs, *(record.seal for record in self.records)}
+        return {*self.blobs, *(record.seal for record in (*self.records, *self.findings))}
 
 
 def relatives(trials: Iterable[Trial]) -> dict[bytes, list[Trial]]:
@@ -66,6 +71,8 @@ def everything(
             notes += [(task, Note(trial.digest(), line)) for line in lines]
             if found is not None:
                 packer.add(found)
+            if found is not None and level is not None and task.stop is not None:
+                packer.findings_of(found)  # its rule goes by them
             if source is not None and level is not None:
                 packer.add(_read(store, source, level), "masks")
         if _read(store, trial, 0) is None:
@@ -74,30 +81,43 @@ def everything(
     return packer.parcel(), notes
 
 
-def news(store: Store, done: LevelDone, known: set[str]) -> Parcel:
-    """What came into the store with a level that was just sealed; `known` names what the other side has, and grows."""
+def news(store: Store, done: LevelDone | Diagnosed, known: set[str]) -> Parcel:
+    """What came into the store with a level or finding that was just sealed.
+
+    `known` names what the other side has, and grows.
+    """
     packer = _Packer(store, known)
     for level in (None, done.level):
-        packer.add(store.record(done.trial, level))
+        packer.add(record := store.record(done.trial, level))
+    if isinstance(done, Diagnosed) and record is not None:
+        packer.findings_of(record)
     known |= packer.parcel().names()
-    return Parcel(packer.records, packer.blobs, {(done.trial, done.level): store.facts(done.trial, done.level)})
+    facts = {(done.trial, done.level): store.facts(done.trial, done.level)} if isinstance(done, LevelDone) else {}
+    return replace(packer.parcel(), facts=facts)
 
 
 class _Packer:
     def __init__(self, store: Store, known: set[str]) -> None:
         self.store, self.known = store, known
         self.records: list[Record] = []
+        self.findings: list[Record] = []
         self.blobs: dict[str, bytes] = {}
 
     def add(self, record: Record | None, *only: str) -> None:
         """Put in a record with its blobs (`only` these), unless the other side knows them."""
-        if record is None:
-            return
-        named = {d for name, d in record.body["blobs"].items() if not only or name in only}
+        if record is not None:
+            self._add(record, self.records, {d for name, d in record.body["blobs"].items() if not only or name in only})
+
+    def findings_of(self, record: Record) -> None:
+        """Put in what diagnoses found of a level."""
+        for found in self.store.findings(record).values():
+            self._add(found, self.findings, set(found.body["blobs"].values()))
+
+    def _add(self, record: Record, to: list[Record], named: set[str]) -> None:
         with suppress(DamagedError):  # of another trial, as our own are sound: its own run will say so
             self.blobs |= {d: self.store.blob(d) for d in sorted(named - self.known - self.blobs.keys())}
-            if record.seal not in self.known and record not in self.records:
-                self.records.append(record)
+            if record.seal not in self.known and record not in to:
+                to.append(record)
 
     def teacher(self, trial: Trial) -> None:
         """Put in what `trial` finds its teacher by, and the teacher."""
@@ -109,7 +129,7 @@ class _Packer:
                 self.add(found.record, "weights", "masks")
 
     def parcel(self) -> Parcel:
-        return Parcel(self.records, self.blobs)
+        return Parcel(self.records, self.findings, self.blobs)
 
 
 def _read(store: Store, trial: Trial, level: int) -> Record | None:

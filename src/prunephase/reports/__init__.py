@@ -13,6 +13,7 @@ from prunephase.disk import refusals
 from prunephase.errors import UserError
 from prunephase.reports.findings import kept
 from prunephase.reports.page import EPOCHS, render, static
+from prunephase.stopping import endings, told, view
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial
@@ -35,7 +36,7 @@ def report(
     cannot be written.
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
-    place, page = Store(store), Path(output)
+    place, page = view(store, chosen), Path(output)
     kind = kind_of(page)
     levels = table.levels(place, chosen.trials)
     if levels.is_empty():
@@ -49,9 +50,11 @@ def report(
             for trial in chosen.trials
             if (left := place.missing(trial))
         ]
+        ended = endings(store, chosen)
         content = render(
             *(chosen.name, levels, _steps(place, chosen.trials), table.cards(place, chosen.trials)),
             *(table.provenance(place, chosen), missing, kept(place, chosen.trials), axis),
+            *((told(chosen, ended), ended) if chosen.stop.drives else ()),
         )
     with refusals(page):
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from prunephase.reports.palette import DARK, LIGHT
 from prunephase.reports.parts import embedded
 from prunephase.reports.series import NEEDED, complete, ladder, series
 from prunephase.reports.words import ORACLE, clipped
+from prunephase.stopping import Ending
 
 EPOCHS = {
     **{name: NEEDED[name] for name in ("trial", "seed", "level", "status", "train_accuracy", "test_accuracy")},
@@ -37,12 +38,15 @@ def render(
     missing: Sequence[str] = (),
     findings: Findings = NONE,
     across: str = "level",
+    told: str = "",
+    ended: Sequence[Ending] = (),
 ) -> str:
     """The page as text. It needs no network and runs no script but its own, whatever the inputs hold.
 
     table: one row per trial and level; epochs: one row per trial, level and epoch; both may be half done or empty.
     cards: noise card, as JSON values, by trial digest. provenance: facts, nested at will. missing: what is unfinished,
     a line each. findings: what diagnoses found; across: what they are drawn against, as `diagnoses.diagnoses` has it.
+    told: what the stop rule of the study did, in a sentence; ended: the ladders that it ended.
     Raises UserError where two rows claim one level of one trial.
     """
     rows, steps = complete(table), complete(epochs, EPOCHS)
@@ -53,6 +57,7 @@ def render(
         sections.curves(found, axis),
         maps.maps(found, axis, cards),
         pairs.pairs(found, axis),
+        *stops.ended(found, told, ended),
         *stops.stops(found, cards),
         numbers.numbers(found, axis),
         learning.training(found, steps),

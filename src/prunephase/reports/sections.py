@@ -44,7 +44,7 @@ def verdict(found: Sequence[Series]) -> Section:
     missing, diverged = (sum(getattr(one.phases, name) for one in found) for name in ("missing", "diverged"))
     if missing:
         notes.append(
-            f"{missing} levels of single seeds have no value ({diverged} diverged, the others are not finished). The "
+            f"{missing} levels of single seeds have no value ({diverged} diverged, the others are not trained). The "
             "detector allows for who is missing, so its dip and peak may differ slightly from the plain means below."
         )
     lead = found[0].phases.sentence if len(found) == 1 else _count(found)

@@ -1,9 +1,11 @@
-"""The section of stop rules: where each would have ended the ladders of every curve, and what that forfeits."""
+"""The sections of stop rules: where the study's own ended its ladders; what each would have saved and forfeited."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import polars as pl
 
 from prunephase.analysis.facts import Fact
 from prunephase.analysis.replay import Replay, Replayed, of_curve
@@ -11,6 +13,7 @@ from prunephase.analysis.stops import RULES
 from prunephase.reports.parts import Section, Table
 from prunephase.reports.series import Series, first_of, head_of, prefix
 from prunephase.reports.words import NOTHING, ORACLE, capital, interval, percent, points, seeds
+from prunephase.stopping import Ending
 
 NOTES = (
     "Each rule goes down the finished ladders level by level and sees what was known so far: validation accuracy on "
@@ -23,6 +26,35 @@ HEAD = (
     *("rule", "n", "last level trained", "level taken", "test accuracy there", "regret", "trainings saved"),
     *("epochs saved", "false stops"),
 )
+
+
+def ended(found: Sequence[Series], told: str, endings: Sequence[Ending]) -> list[Section]:
+    """Where the stop rule of the study ended its ladders. told: that in a sentence; nothing where it has none."""
+    if not told:
+        return []
+    where = {trial: one for one in found for trial in one.rows["trial"].unique()}
+    known = [(ending, where[ending.trial]) for ending in endings if ending.trial in where]
+    rows = [
+        (
+            *first_of(one, found),
+            str(ending.seed),
+            f"{ending.level} of {ending.last}",
+            str(ending.chosen),
+            percent(_at(one, ending)),
+            str(ending.trainings_saved),
+            f"{ending.trainings_saved * ending.epochs:,}",
+        )
+        for ending, one in known
+    ]
+    head = ("seed", "last level trained", "level taken", "test accuracy there", "trainings saved", "epochs saved")
+    table = Table("Ladders that the stop rule ended", (*head_of(found), *head), rows, folded=False)
+    return [Section("ended", "Where the ladders ended", told, tables=[table] if rows else ())]
+
+
+def _at(one: Series, ending: Ending) -> float | None:
+    """Test accuracy at the level that the rule takes."""
+    there = one.rows.filter((pl.col("trial") == ending.trial) & (pl.col("level") == ending.chosen))
+    return next(iter(there["test_accuracy"].to_list()), None)
 
 
 def stops(found: Sequence[Series], cards: Mapping[str, Mapping[str, Any]]) -> list[Section]:
