@@ -180,6 +180,13 @@ def test_the_ledger_repeats_the_very_training(
         count = finding.body["rows"][0]["examples"]
         shares = np.unpackbits(bits, axis=1, count=count).mean(axis=1)
         assert np.allclose(shares, record.body["epochs"]["train_accuracy"][-len(shares) :], atol=1e-12)
+        told, tests = finding.body["rows"][0], record.body["epochs"]["test_accuracy"]
+        assert told["label_wave_test_accuracy"] == tests[told["label_wave_epoch"] - 1 - len(shares)]
+        assert told["test_accuracy"] == tests[-1]
+        changed = unpack_arrays(place.blob(finding.body["blobs"]["arrays"]))["changed"]
+        fitted = np.unpackbits(bits, axis=1, count=count).astype(bool)
+        assert changed[0] == count
+        assert (changed[1:] >= (fitted[1:] != fitted[:-1]).sum(axis=1)).all()
     with pytest.raises(UserError, match="did you mean 'entropy'"):
         chosen(["entropi"])
     with pytest.raises(UserError, match="allow it with --plugins mine"):

@@ -18,6 +18,7 @@ from prunephase import models
 from prunephase.data import Dataset, Split
 from prunephase.measure import evaluate
 from prunephase.measure.calibration import bin_of, calibration, harm
+from prunephase.measure.changes import changes
 from prunephase.measure.distance import distance
 from prunephase.measure.entropy import entropy
 from prunephase.measure.finding import Finding
@@ -187,6 +188,22 @@ def test_ece_nll_and_brier_of_four_examples_worked_by_hand() -> None:
     assert found["ece"] == pytest.approx((0 + 0 + 0.25) / 4)
     assert found["nll"] == pytest.approx(np.log([1, 2, 2, 4]).mean())
     assert found["brier"] == pytest.approx((0 + 0.5 + 0.5 + 0.75) / 4)
+
+
+def test_prediction_changes_are_those_of_a_recount_and_all_at_the_dense_level() -> None:
+    data, net, other = dataset(), mlp(), mlp()
+    with torch.no_grad():
+        other.get_parameter("output.weight").neg_()
+    moved = chances(net, data.train).argmax(1) != chances(other, data.train).argmax(1)
+    assert 0 < moved.sum() < len(moved)
+    found = changes(replace(snapshot(net, data), before=lambda: snapshot(other, data)))
+    permuted = data.train.permuted.numpy()
+    for part, of in (("network", np.full(len(moved), True)), ("permuted", permuted), ("unpermuted", ~permuted)):
+        assert row(found, part)["changed"] == moved[of].sum()
+        assert row(found, part)["share"] == pytest.approx(moved[of].mean())
+    dense = changes(replace(snapshot(net, data), level=0))
+    assert row(dense, "network")["changed"] == row(dense, "network")["examples"] == len(moved)
+    assert row(changes(snapshot(net, data)), "network")["changed"] is None  # the level before was not trained
 
 
 def test_a_perfectly_calibrated_network_has_no_calibration_error() -> None:

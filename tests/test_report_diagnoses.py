@@ -44,6 +44,10 @@ def found_in(seed: int, level: int, layer: str) -> dict[str, tuple[list[dict[str
             [{"total": 10 + 3 * bend + seed, "surviving": 9 + bend, "pruned": 3 * x, "rewind_total": 1.0}],
             {},
         ),
+        "changes": (
+            [{"changed": 90 + level + seed, "share": 0.1 * x}, {"part": "permuted", "share": 0.2 * x}],
+            {},
+        ),
         "entropy": (
             [{"mean": 0.8 - x / 2, "weighted": 0.7, "zero_layers": 0},
              {"part": layer, "mean": 0.5 + 0.1 * seed - x / 4}],

@@ -18,6 +18,7 @@ from prunephase.analysis.stops import (
     RULES,
     CleanShare,
     EntropyGated,
+    LabelWave,
     NoisyValidation,
     Patience,
     Rows,
@@ -40,7 +41,9 @@ def story() -> dict[str, Floats]:
     test = np.interp(level, [0, 2, DIP, PEAK, 20, 23], [0.80, 0.81, 0.70, 0.88, 0.80, 0.30])
     train = np.interp(level, [0, 6, PEAK, 23], [1.0, 1.0, 0.70, 0.25])
     entropy = np.interp(level, [0, 9, 10, 23], [0.6, 0.62, 0.58, 0.1])
-    return {"test": test, "train": train, "entropy": entropy, "validation": test * (1 - WRONG) + 0.02}
+    changes = np.interp(level, [0, 1, 4, 12, 23], [1000, 40, 10, 300, 200])
+    validation = test * (1 - WRONG) + 0.02
+    return {"test": test, "train": train, "entropy": entropy, "changes": changes, "validation": validation}
 
 
 def rows(**changed: Any) -> Rows:
@@ -50,7 +53,8 @@ def rows(**changed: Any) -> Rows:
 def table(seeds: int = 3, **fixed: Any) -> tuple[pl.DataFrame, dict[str, dict[str, Any]]]:
     """The same story as a level table, and noise cards."""
     told = story()
-    names = {"validation": "validation_accuracy", "train": "train_accuracy", "test": "test_accuracy"}
+    names = {name: f"{name}_accuracy" for name in ("validation", "train", "test")}
+    names |= {"entropy": "entropy_mean", "changes": "changes_changed"}
     held = [
         {
             "trial": f"t{seed}",
@@ -59,7 +63,7 @@ def table(seeds: int = 3, **fixed: Any) -> tuple[pl.DataFrame, dict[str, dict[st
             "sparsity": 1 - 0.8**i,
             "status": "ok",
             "epochs": 5,
-            **{names.get(name, "entropy_mean"): float(values[i]) for name, values in told.items()},
+            **{names[name]: float(values[i]) for name, values in told.items()},
             **fixed,
         }
         for seed in range(seeds)
@@ -86,6 +90,7 @@ def named(found: Replay, name: str) -> Any:
         (CleanShare(), PEAK, PEAK),
         (NoisyValidation(8), 10, 2),
         (NoisyValidation(12), LEVELS - 1, PEAK),
+        (LabelWave(), 5, 4),  # means of two: 25 at level 3, 15 at 4, 28 at 5
         (RULES["whole-ladder"], LEVELS - 1, PEAK),
         (RULES["oracle"], LEVELS - 1, PEAK),
     ],
@@ -98,7 +103,7 @@ def test_a_rule_ends_where_its_definition_says(rule: Rule, last: int, chosen: in
 @pytest.mark.parametrize("name", RULES)
 def test_what_comes_later_changes_no_decision(name: str) -> None:
     known, future = rows(), rows()
-    for column in ("validation", "train", "entropy", "test"):
+    for column in ("validation", "train", "entropy", "changes", "test"):
         getattr(future, column)[13:] = np.linspace(0.9, 0.1, LEVELS - 13)
     for level in range(13):
         assert RULES[name](known.until(level)) == RULES[name](future.until(level))
@@ -132,6 +137,15 @@ def test_armed_within_the_descent_the_gate_waits_for_a_rise() -> None:
     )
     assert not descend(EntropyGated(), only_falls)[1].stop
     assert descend(Patience(), only_falls)[0] == 3
+
+
+def test_label_wave_waits_for_the_moving_average_and_never_ends_what_only_falls() -> None:
+    assert not descend(LabelWave(), rows(changes=np.linspace(1000, 0, LEVELS)))[1].stop
+    once = np.linspace(1000, 0, LEVELS)
+    once[7] += 30  # a bump of one level that the mean of two still falls over
+    assert not descend(LabelWave(), rows(changes=once))[1].stop
+    once[7] += 100
+    assert descend(LabelWave(), rows(changes=once))[0] == 7
 
 
 def test_a_rise_within_one_standard_error_is_none() -> None:
@@ -242,7 +256,7 @@ def test_the_report_says_what_each_rule_forfeits() -> None:
     (section,) = stops(series(complete(frame)), cards)
     (found,) = replay(frame, cards=cards)
     patience, entropy = named(found, "patience"), named(found, "entropy")
-    others = [named(found, name).fact("regret").mean for name in ("clean-share", "noisy-validation")]
+    others = [named(found, name).fact("regret").mean for name in ("clean-share", "noisy-validation", "label-wave")]
     assert entropy.fact("regret").mean <= min(others)
     assert f"Patience forfeits {100 * patience.fact('regret').mean:.1f} points after 6.0 of 24" in section.finding
     assert "stops falsely in 3 of 3" in section.finding
@@ -259,7 +273,7 @@ def test_the_report_says_what_each_rule_forfeits() -> None:
 
 def test_the_report_is_silent_without_a_validation_split_or_a_finished_ladder() -> None:
     frame, cards = table()
-    bare = frame.drop("validation_accuracy", "entropy_mean")
+    bare = frame.drop("validation_accuracy", "entropy_mean", "changes_changed")
     assert stops(series(complete(bare)), {}) == []
     begun = frame.filter((pl.col("level") < 5) | (pl.col("seed") == 0)).filter(pl.col("seed") > 0)
     assert stops(series(complete(begun)), cards)[0].tables  # the shorter ladder is the whole one then

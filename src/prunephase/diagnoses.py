@@ -65,13 +65,22 @@ _ALL = (
         needs=("memorisation",),
     ),
     Diagnosis(
+        "changes",
+        "prunephase.measure.changes:changes",
+        "Prediction changes",
+        "Training examples whose predicted class is not that of the level before; at the dense level, all.",
+        "After Yuan, Feng and Liu 2024 (Label Wave), who count it from epoch to epoch",
+    ),
+    Diagnosis(
         "ledger",
         "prunephase.measure.ledger:ledger",
         "The ledger, epoch by epoch",
         "The level is trained once more, and it is noted bit by bit which examples it fits after every epoch; an "
-        "example is forgotten where it was fitted after one epoch and is not after the next.",
-        "Toneva et al. 2019",
+        "example is forgotten where it was fitted after one epoch and is not after the next. Label Wave would end the "
+        "training at the first local minimum of the prediction changes between epochs, averaged over two.",
+        "Toneva et al. 2019; Yuan, Feng and Liu 2024 (Label Wave)",
         levels="roles",
+        version=2,
     ),
     Diagnosis(
         "distance",

@@ -66,5 +66,10 @@ def snapshot(store: Store, trial: Trial, level: int, bench: Bench) -> Snapshot:
     with torch.no_grad():
         network.load_state_dict(weights)
     there = {name: mask.to(bench.device) for name, mask in masks.items()}
-    repeat = partial(again, store, trial, level, bench)
-    return Snapshot(trial, level, network, there, starts["initial"], data, starts["rewound"], again=repeat)
+    above = store.record(trial.digest(), level - 1) if level else None
+    trained = above is not None and above.body["status"] == "ok"
+    return Snapshot(
+        *(trial, level, network, there, starts["initial"], data, starts["rewound"]),
+        again=partial(again, store, trial, level, bench),
+        before=partial(snapshot, store, trial, level - 1, bench) if trained else None,
+    )

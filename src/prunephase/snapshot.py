@@ -24,7 +24,7 @@ class Snapshot:
     level: that of the network; masks: {parameter name: bool tensor of its shape}, True where the weight lives; initial:
     state_dict of the dense start. `data` carries noisy labels and, beside them, the true ones. Of a finished level, as
     diagnoses see it: rewound, the state_dict at the rewind point; redense, that after re-dense training; again gives
-    the job that trained it.
+    the job that trained it; before, the level before it, where that was trained.
     """
 
     trial: Trial
@@ -36,6 +36,7 @@ class Snapshot:
     rewound: Mapping[str, Tensor] | None = None
     redense: Mapping[str, Tensor] | None = None
     again: Callable[[], Job] | None = None
+    before: Callable[[], Snapshot] | None = None
 
     def generator(self, *where: int | str) -> np.random.Generator:
         """The random stream of this level's scores; name what you draw for: `snapshot.generator("layer1.weight")`."""

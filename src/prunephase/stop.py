@@ -18,9 +18,10 @@ class Stop(Frozen):
     True
     """
 
-    rule: Literal["whole-ladder", "patience", "entropy", "clean-share", "noisy-validation"] = Field(
+    rule: Literal["whole-ladder", "patience", "entropy", "clean-share", "noisy-validation", "label-wave"] = Field(
         "whole-ladder",
-        description="whole-ladder: never | patience | entropy | clean-share | noisy-validation: docs/stops.md",
+        description="whole-ladder: never | patience | entropy | clean-share | noisy-validation | label-wave: "
+        "docs/stops.md",
     )
     patience: int | None = Field(
         None,

@@ -25,7 +25,7 @@ from prunephase.study import Study
 from prunephase.trial import Trial
 
 # What rules read that no level record holds: the diagnosis that measures it, and the column of the network's row.
-MEASURED = {"entropy": ("entropy", "mean")}
+MEASURED = {"entropy": ("entropy", "mean"), "changes": ("changes", "changed")}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,14 @@ from prunephase.analysis.stops import ORACLE, RULES, Rows, Rule, best, descend, 
 Floats = NDArray[np.float64]
 Cards = Mapping[str, Mapping[str, Any]]
 
-VALIDATION, ENTROPY = "validation_accuracy", "entropy_mean"
+# The columns that `Rows` are made of.
+COLUMNS = {
+    "validation": "validation_accuracy",
+    "train": TRAIN,
+    "entropy": "entropy_mean",
+    "changes": "changes_changed",
+    "test": TEST,
+}
 COSTLY = 0.01  # of test accuracy, below the peak
 
 
@@ -157,8 +164,8 @@ def finished(rows: pl.DataFrame, cards: Cards) -> tuple[list[Ladder], tuple[int,
         trial = str(kept["trial"][0]) if "trial" in kept.columns else ""
         card = cards.get(trial, {})
         held, training = card.get("validation") or {}, card.get("train") or {}
-        validation, train, entropy, test = (_column(kept, name) for name in (VALIDATION, TRAIN, ENTROPY, TEST))
-        so_far = Rows(validation, train, entropy, test, held.get("n"), training.get("realised"))
+        measures: dict[str, Any] = {name: _column(kept, column) for name, column in COLUMNS.items()}
+        so_far = Rows(**measures, examples=held.get("n"), wrong=training.get("realised"))
         epochs = kept["epochs"].to_numpy() if "epochs" in kept.columns else np.zeros(kept.height, dtype=np.int64)
         place = kept["level"].to_numpy(), kept["sparsity"].to_numpy()
         ladders.append(Ladder(int(seed), trial, *place, epochs, so_far))

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 LONG = 8  # levels, in which what is left shrinks sixfold; DSD2's published dip takes 18 to be made good
 FROZEN = 0.95  # of the largest entropy so far
+WINDOW = 2  # values in the moving average of Label Wave
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Rows:
 
     validation: accuracy on held-out examples with labels as noisy as the training's, `examples` of them (None: unknown,
     then it is taken as exact); train: on the labels trained on, of which the share `wrong` is wrong (None: unknown);
-    entropy: mean activation entropy, bits; test: for the oracle alone.
+    entropy: mean activation entropy, bits; changes: number of training examples whose predicted class is not that of
+    the level before, all of them at the dense level; test: for the oracle alone.
     """
 
     validation: Floats
     train: Floats
     entropy: Floats
+    changes: Floats
     test: Floats
     examples: int | None = None
     wrong: float | None = None
@@ -162,6 +165,28 @@ class NoisyValidation:
 
 
 @dataclass(frozen=True)
+class LabelWave:
+    """Ends where the prediction changes on the training set, averaged over `window` levels, rise; takes the one before.
+
+    Yuan, Feng and Liu 2024, who say it of epochs; see docs/stops.md.
+    """
+
+    window: int = WINDOW
+    needs = ("changes",)
+
+    @property
+    def says(self) -> str:
+        return (
+            f"ends where the number of training examples whose prediction changes, averaged over {self.window} levels, "
+            "first rises; takes the level before"
+        )
+
+    def __call__(self, rows: Rows) -> Decision:
+        at = first_minimum(rows.changes, self.window)
+        return Decision(at is not None, len(rows) - 1 if at is None else at)
+
+
+@dataclass(frozen=True)
 class WholeLadder:
     """Never ends the ladder; takes the best validation accuracy: what it loses is lost by choosing, not by stopping."""
 
@@ -189,6 +214,7 @@ RULES: Mapping[str, Rule] = {
     "entropy": EntropyGated(),
     "clean-share": CleanShare(),
     "noisy-validation": NoisyValidation(),
+    "label-wave": LabelWave(),
     "whole-ladder": WholeLadder(),
     ORACLE: Oracle(),
 }
@@ -196,6 +222,7 @@ REMEDIES: Mapping[str, str] = {
     "validation": "no validation accuracy at every level; set data.validation",
     "train": "no train accuracy at every level",
     "entropy": "no activation entropy at every level; `prunephase diagnose STUDY --only entropy` adds it",
+    "changes": "no count of prediction changes at every level; `prunephase diagnose STUDY --only changes` adds it",
     "wrong": "the share of wrong training labels is unknown or zero",
     "test": "no test accuracy at every level",
 }
@@ -220,7 +247,7 @@ def descend(rule: Rule, rows: Rows) -> tuple[int, Decision]:
 
     >>> validation = np.array([0.80, 0.82, 0.81, 0.80, 0.79, 0.90])
     >>> none = np.full(6, np.nan)
-    >>> descend(Patience(3), Rows(validation, none, none, none))
+    >>> descend(Patience(3), Rows(validation, none, none, none, none))
     (4, Decision(stop=True, chosen=1))
     """
     for level in range(len(rows)):
@@ -237,6 +264,19 @@ def best(values: Floats) -> int:
     2
     """
     return len(values) - 1 - int(np.argmax(values[::-1]))
+
+
+def first_minimum(counts: Floats, window: int = WINDOW) -> int | None:
+    """Index of the first local minimum of the moving average of the last `window` values; None: it has not risen yet.
+
+    >>> first_minimum(np.array([9.0, 5.0, 3.0, 2.0, 4.0, 6.0]))
+    3
+    """
+    if len(counts) <= window:
+        return None
+    smooth = np.convolve(counts, np.ones(window), "valid")
+    rises = np.flatnonzero(smooth[1:] > smooth[:-1])
+    return int(rises[0]) + window - 1 if len(rises) else None
 
 
 def standard_error(accuracy: float, examples: int | None) -> float:

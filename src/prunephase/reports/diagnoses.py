@@ -21,6 +21,7 @@ from prunephase.reports.words import capital, clipped
 SHOWN: Mapping[str, Show] = {
     "memorisation": views.memorisation,
     "forgetting": examples.forgetting,
+    "changes": examples.changes,
     "ledger": examples.ledger,
     "distance": views.distance,
     "entropy": views.entropy,

@@ -74,6 +74,16 @@ def _outlasting(view: View, dense: int) -> dict[str, list[At]]:
     }
 
 
+def changes(view: View) -> Shown:
+    """How many examples get another prediction than by the level before."""
+    sizes = {"all": "changed"}
+    count = Quantity("training examples")
+    said = [story(view, "changed", "Training examples whose prediction changes from the level before:", count)]
+    panels = [by_level(view, sizes, count), by_layer(view, "share", SHARE, "by subset")]
+    columns = {"examples that change": ("changed", count), "share of all": ("share", SHARE)}
+    return Shown(joined(said), present(panels), level_table(view, columns), "At the dense level, all.")
+
+
 def ledger(view: View) -> Shown:
     """How often an example is forgotten again while a level trains."""
     events = Quantity("forgetting events per example")
@@ -85,6 +95,8 @@ def ledger(view: View) -> Shown:
     panels = [by_layer(view, "forgetting_events", events, "by subset")]
     columns = {"forgetting events": ("forgetting_events", events), "fitted at the end": ("fitted_at_the_end", SHARE)}
     columns |= {"fitted from epoch": ("fitted_from_epoch", Quantity("epoch"))}
+    columns |= {"Label Wave would end at epoch": ("label_wave_epoch", Quantity("epoch"))}
+    columns |= {"test accuracy there": ("label_wave_test_accuracy", SHARE), "at the end": ("test_accuracy", SHARE)}
     return Shown(joined(said), present(panels), level_table(view, columns), "Means over the examples of a subset.")
 
 

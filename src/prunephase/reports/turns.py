@@ -22,6 +22,7 @@ TRAINING = (
 TOLD = {
     "memorisation": ("right_labels_loss", "wrong_labels_loss", "wrong_labels_loss_share"),
     "forgetting": ("forgotten",),
+    "changes": ("changed",),
     "ledger": ("forgetting_events",),
     "distance": ("total", "surviving", "pruned"),
     "entropy": ("mean", "weighted"),
