@@ -263,6 +263,7 @@ def test_the_command_line_says_where_the_rule_ended_each_ladder(
     assert f"ended by its stop rule, patience, at level {said.stop_level} of 6" in words.err
     (page,) = store.glob("*.html")
     assert "Where the ladders ended" in page.read_text("utf-8")
+    assert "what lies deeper is known to nobody" in page.read_text("utf-8")
     assert cli.main(["status", file, *rule]) == 0
     out = capsys.readouterr().out
     assert "done" in out

@@ -17,10 +17,14 @@ from prunephase.stopping import Ending
 
 NOTES = (
     "Each rule goes down the finished ladders level by level and sees what was known so far: validation accuracy on "
-    "labels as noisy as the training's, train accuracy, activation entropy. The test set only judges. Regret: the "
-    "seed's best test accuracy of the whole ladder less that at the level taken.",
+    "labels as noisy as the training's, train accuracy, activation entropy, prediction changes. The test set only "
+    "judges. Regret: the seed's best test accuracy of the whole ladder less that at the level taken.",
     "A stop is false where the ladder was ended before the sweet phase of the mean curve, or before its peak with more "
     "than 1 point lost to it.",
+)
+CUT = (
+    "Ladders that the study's own stop rule ended count as far as they go: what lies deeper is known to nobody, so "
+    "regret and savings are those within the levels trained."
 )
 HEAD = (
     *("rule", "n", "last level trained", "level taken", "test accuracy there", "regret", "trainings saved"),
@@ -66,7 +70,13 @@ def stops(found: Sequence[Series], cards: Mapping[str, Mapping[str, Any]]) -> li
     rows = [(*first_of(one, found), *_cells(rule, held)) for one, held in asked for rule in held.rules if rule.outcomes]
     silent = {rule.rule: rule.why_not for _, held in asked for rule in held.rules if rule.why_not}
     meanings = [f"{capital(name)}: {rule.says}." for name, rule in RULES.items()]
-    notes = [*NOTES, " ".join(meanings), *(f"Not asked: {name}, {why}." for name, why in silent.items())]
+    cut = any("ended" in one.rows.columns and one.rows["ended"].any() for one, _ in asked)
+    notes = [
+        *NOTES,
+        *([CUT] if cut else []),
+        " ".join(meanings),
+        *(f"Not asked: {name}, {why}." for name, why in silent.items()),
+    ]
     said = " ".join(f"{prefix(one, found)}{_finding(held)}" for one, held in asked)
     table = Table("Stop rules replayed on finished ladders", (*head_of(found), *HEAD), rows, folded=False)
     return [Section("stops", "When to stop", capital(said), notes=notes, tables=[table])]
