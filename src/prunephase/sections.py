@@ -21,7 +21,7 @@ LATER: dict[str, dict[str, Any]] = {
     "data": {"crop": None},
     "model": {"init": "default"},
     "recipe": {"precision": "float32", "warmup": 0, "augment": [], "decay_by": {}},
-    "pruning": {"remask": "none"},
+    "pruning": {"remask": "none", "steps": []},
     "antidote": {
         **dict.fromkeys(("alpha", "beta", "temperature", "strength", "q", "teacher", "teacher_model")),
         "teacher_force": False,
@@ -242,6 +242,12 @@ class Pruning(Frozen):
         description="control: the masks of the ladder, shuffled within each layer, over the network, or spread evenly "
         "(the same density in every layer)",
     )
+    steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (),
+        strict=False,
+        max_length=1000,
+        description="how many times `fraction` is removed on the way to level 1, 2, ...; once where nothing is said",
+    )
     count_ignored: bool = Field(
         False, description="count excluded weights in fraction and sparsity, as He et al.'s code does for LeNet"
     )
@@ -251,6 +257,14 @@ class Pruning(Frozen):
         if self.count_ignored and self.scope == "layer":
             raise ValueError("count_ignored belongs to scope = 'global'")
         return self
+
+    def rounds(self, level: int) -> int:
+        """How many times `fraction` was removed down to `level`.
+
+        >>> [Pruning(steps=(3, 2)).rounds(level) for level in range(5)]
+        [0, 3, 5, 6, 7]
+        """
+        return sum(self.steps[:level]) + max(0, level - len(self.steps))
 
 
 class Restart(Frozen):

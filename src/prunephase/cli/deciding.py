@@ -15,12 +15,12 @@ from prunephase.cli.words import (
     aligned,
     app,
     examples,
+    points,
     print_json,
 )
 from prunephase.errors import Exit, UserError
 
 if TYPE_CHECKING:
-    from prunephase.analysis.facts import Fact
     from prunephase.analysis.select import Estimate
 
 
@@ -65,8 +65,8 @@ def stops(
                     str(len(rule.outcomes)),
                     _span([held.stop_level for held in rule.outcomes]),
                     _span(taken),
-                    _points(rule.fact("test")),
-                    _points(rule.fact("regret")),
+                    points(rule.fact("test")),
+                    points(rule.fact("regret")),
                     f"{rule.fact('trainings').mean:.1f} of {one.levels}",
                     f"{saved.mean:,.0f}",
                     false,
@@ -138,9 +138,9 @@ def select(
             f"Chosen by {one.rule} on the mean validation accuracy of {n} seeds, {percent(one.validation)}; among the "
             "seeds by its own.",
             f"Expected accuracy on {labels}: {_estimate(one.expected)}.",
-            f"On the test set, which chose nothing: {_points(one.test)} % (n = {n}), {_points(one.regret)} points "
+            f"On the test set, which chose nothing: {points(one.test)} % (n = {n}), {points(one.regret)} points "
             "below each seed's best level (oracle); where each seed chooses for itself "
-            f"{_points(one.own_regret)} points.",
+            f"{points(one.own_regret)} points.",
         ]
         if one.unfinished:
             lines.append(f"Left out, as their ladders are not finished: seeds {', '.join(map(str, one.unfinished))}.")
@@ -240,12 +240,6 @@ def _priced(row: Mapping[str, Any], measures: Sequence[str], size: float) -> lis
 def _span(levels: list[int]) -> str:
     low, high = min(levels), max(levels)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _points(held: Fact) -> str:
-    """A share as percent (or points), with its interval."""
-    within = f" [{100 * held.interval[0]:.1f}, {100 * held.interval[1]:.1f}]" if held.interval else ""
-    return f"{100 * held.mean:.1f}{within}"
 
 
 def _estimate(held: Estimate) -> str:

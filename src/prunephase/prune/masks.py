@@ -76,16 +76,18 @@ def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[d
         )
     groups = {"": sum(sizes.values())} if spec.scope == "global" else dict(sizes)
     extra = ignored if spec.count_ignored and spec.scope == "global" else 0
-    counts = {name: remaining_weights(size, spec.fraction, spec.levels, extra) for name, size in groups.items()}
+    rounds = [spec.rounds(level) for level in range(spec.levels + 1)]
+    counts = {name: remaining_weights(size, spec.fraction, rounds[-1], extra) for name, size in groups.items()}
     shortest = min(counts, key=lambda name: len(counts[name]))
-    if len(counts[shortest]) <= spec.levels:
+    if len(counts[shortest]) <= rounds[-1]:
         where = f" of {shortest}" if shortest else ""
-        last = len(counts[shortest]) - 1
+        last = max(level for level, count in enumerate(rounds) if count < len(counts[shortest]))
         raise UserError(
-            f"pruning.levels = {spec.levels}: more levels than weights; at level {last} {counts[shortest][-1]} "
-            f"weights{where} are left and another round would remove none or all; at most {last}"
+            f"pruning.levels = {spec.levels}: more levels than weights; at level {last} "
+            f"{counts[shortest][rounds[last]]} weights{where} are left and another round would remove none or all; at "
+            f"most {last}"
         )
-    return [{name: counts[name][level] for name in groups} for level in range(spec.levels + 1)]
+    return [{name: counts[name][count] for name in groups} for count in rounds]
 
 
 def keep_top(scores: Tensor, alive: Tensor, keep: int) -> Tensor:
