@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any, get_args
 import pytest
 
 from campaign import FaultyOs, forked, kill_at, tree
-from prunephase import cli, runs, study, table
+from prunephase import cli, cohort, runs, study, table
 from prunephase import diagnose as diagnosing
 from prunephase.analysis.replay import replay
-from prunephase.analysis.stops import ORACLE, RULES
+from prunephase.analysis.stops import ORACLE, RULES, EntropyGated
+from prunephase.bench import Site
 from prunephase.diagnoses import DIAGNOSES
 from prunephase.errors import UserError
-from prunephase.execute.shipping import everything
+from prunephase.events import Diagnosed, LevelDone
+from prunephase.execute.shipping import everything, news
 from prunephase.merge import merge
 from prunephase.stop import PATIENT, Stop
 from prunephase.stopping import Ending, check, driven, endings, view
@@ -51,6 +54,12 @@ def whole(fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
     assert runs.train(study.parse(fields), store, workers=1).code == 0
     diagnose(fields, store)
     return store
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entropy rule armed from the start: these networks are too small, and forget too soon, to arm it."""
+    monkeypatch.setitem(RULES, "entropy", EntropyGated(train=2.0, entropy=2.0))
 
 
 def diagnose(fields: dict[str, Any], store: Path) -> diagnosing.Outcome:
@@ -95,10 +104,10 @@ def test_a_driven_ladder_ends_where_the_replay_says_with_the_bytes_of_the_whole_
     assert Store(tmp_path / "runs").missing(trial) == said.trainings_saved
 
 
-def test_most_rules_end_this_ladder_early(fields: dict[str, Any], whole: Path) -> None:
+def test_every_rule_ends_this_ladder_early_and_not_all_at_one_level(fields: dict[str, Any], whole: Path) -> None:
     ends = {name: replayed(fields, whole, stop).stop_level for name, stop in SETTINGS.items()}
-    assert sum(end < 6 for end in ends.values()) >= 3, ends
-    assert len(set(ends.values())) >= 2, ends
+    assert max(ends.values()) < 6, ends
+    assert len(set(ends.values())) > 2, ends
 
 
 def test_what_a_driven_run_measured_is_not_measured_again(
@@ -130,11 +139,11 @@ def test_a_store_with_the_whole_ladder_is_seen_up_to_the_end(
 
 
 def test_killed_anywhere_it_ends_at_the_same_level_with_the_same_bytes(fields: dict[str, Any], tmp_path: Path) -> None:
-    driven_fields = {**fields, "recipe": {**fields["recipe"], "epochs": 2}, "stop": SETTINGS["entropy"]}
+    driven_fields = {**fields, "stop": SETTINGS["entropy"]}
     once = forked(tmp_path / "whole", driven_fields, FaultyOs())
     assert once.code == 0
     operations = len(once.operations)
-    for point in (*(operations * part // 5 for part in range(1, 5)), operations - 3):
+    for point in (*(operations * part // 4 for part in range(1, 4)), operations - 3):
         store = tmp_path / f"killed-{point}"
         assert forked(store, driven_fields, kill_at(point)).code is None
         again = forked(store, driven_fields, FaultyOs())
@@ -154,6 +163,7 @@ def test_a_level_that_is_damaged_is_made_again_and_the_ladder_ends_where_it_ende
     assert endings(tmp_path / "runs", parsed) == []
     assert runs.train(parsed, tmp_path / "runs", workers=1).code == 0
     assert tree(tmp_path / "runs") == before
+    assert endings(tmp_path / "runs", parsed) != []
 
 
 def test_seeds_that_end_at_different_levels_are_one_curve_of_finished_ladders(
@@ -244,9 +254,25 @@ def test_findings_travel_with_a_ladder_and_into_a_merged_store(fields: dict[str,
     parcel, _ = everything(Store(tmp_path / "runs"), [Task(trial, stop=parsed.stop)], {})
     parcel.unpack(Store(tmp_path / "worker"))
     merge(tmp_path / "merged", [tmp_path / "runs"])
+    assert endings(tmp_path / "runs", parsed)
     for place in ("worker", "merged"):
         assert tree(tmp_path / place) == tree(tmp_path / "runs")
         assert endings(tmp_path / place, parsed) == endings(tmp_path / "runs", parsed)
+
+
+def test_what_happens_is_enough_to_follow_a_driven_ladder_in_another_store(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    parsed = study.parse({**fields, "stop": SETTINGS["entropy"]})
+    (trial,) = parsed.trials
+    task = pickle.loads(pickle.dumps(Task(trial, stop=parsed.stop)))
+    assert task == Task(trial, stop=parsed.stop)
+    here, there, known = Store(tmp_path / "worker"), Store(tmp_path / "driver"), set[str]()
+    for _, event in cohort.descend([task], Site(here.folder)):
+        if isinstance(event, LevelDone | Diagnosed):
+            news(here, event, known).unpack(there)
+    assert tree(there.folder) == tree(here.folder)
+    assert endings(there.folder, parsed) == endings(here.folder, parsed) != []
 
 
 def test_the_command_line_says_where_the_rule_ended_each_ladder(

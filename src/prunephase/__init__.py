@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prunephase.reports import report
     from prunephase.runs import run
     from prunephase.snapshot import Snapshot
+    from prunephase.stop import Stop
     from prunephase.study import Study, grid, load, preset
     from prunephase.trial import Trial
 
@@ -32,6 +33,7 @@ _HOMES = {
     "Phases": "analysis.phases",
     "PrunephaseError": "errors",
     "Snapshot": "snapshot",
+    "Stop": "stop",
     "Study": "study",
     "Trial": "trial",
     "UserError": "errors",
@@ -51,6 +53,7 @@ __all__ = [
     "Phases",
     "PrunephaseError",
     "Snapshot",
+    "Stop",
     "Study",
     "Trial",
     "UserError",
