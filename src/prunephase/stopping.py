@@ -78,8 +78,11 @@ def check(stop: Stop, trial: Trial, card: Mapping[str, Any]) -> None:
             "ladder, so none may end early; name the teacher as DIGEST:LEVEL, or leave [stop] out"
         )
     needs = rule_of(stop).needs
-    if "validation" in needs and trial.data.validation == 0:
-        raise UserError(f"stop.rule = '{stop.rule}': goes by held-out examples, but data.validation = 0; set it")
+    if "validation" in needs and card["validation"] is None:
+        share = f"{trial.data.validation:g}"
+        raise UserError(
+            f"stop.rule = '{stop.rule}': goes by held-out examples, but data.validation = {share}; raise it"
+        )
     if "wrong" in needs and not card["train"]["realised"]:
         raise UserError(
             f"stop.rule = '{stop.rule}': goes by the share of wrong training labels, which is unknown or zero here; "
