@@ -17,7 +17,7 @@ from prunephase import models
 from prunephase.analysis.relations import crossing
 from prunephase.measure.distance import distance
 from prunephase.measure.histograms import EDGES, histograms
-from prunephase.measure.layers import weights
+from prunephase.prune.layers import weights
 from prunephase.sections import Model
 
 

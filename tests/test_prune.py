@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 from itertools import pairwise
@@ -505,3 +506,90 @@ def test_what_a_criterion_of_the_user_draws_from_torch_follows_seed_and_level() 
     assert torch.equal(score(0, 1), first)
     assert not torch.equal(score(1, 1), first)
     assert not torch.equal(score(0, 2), first)
+
+
+def test_floors_leave_the_best_total_score_that_they_allow() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        scores = {"a": torch.randn(2, 3, generator=draw), "b": torch.randn(5, generator=draw)}
+        masks = {"a": torch.rand(2, 3, generator=draw) < 0.8, "b": torch.rand(5, generator=draw) < 0.8}
+        living = [(name, i) for name, mask in masks.items() for i in mask.flatten().nonzero().flatten().tolist()]
+        floors = {name: min(2, int(mask.sum())) for name, mask in masks.items()}
+        keep = sum(floors.values()) + (len(living) - sum(floors.values())) // 2
+        chosen = prune.select(scores, masks, {"": keep}, floors)
+        assert alive(chosen) == keep
+        assert all((~chosen[name] | masks[name]).all() and chosen[name].sum() >= floors[name] for name in masks)
+        best = max(
+            sum(float(scores[name].flatten()[i]) for name, i in some)
+            for some in itertools.combinations(living, keep)
+            if all(sum(name == layer for name, _ in some) >= least for layer, least in floors.items())
+        )
+        assert sum(float(scores[name][mask].sum()) for name, mask in chosen.items()) == pytest.approx(best)
+
+
+def test_floors_are_shares_rounded_up_or_counts_of_the_layers_that_a_pattern_names() -> None:
+    network = models.build(Model(name="mlp", kwargs={"widths": [10, 10]}), (10,), 3, 0)
+
+    def floors(**floor: float) -> dict[str, int]:
+        return prune.floors(network, Pruning(floor={name.replace("_", "*"): least for name, least in floor.items()}))
+
+    assert floors(_=0.07) == {"hidden1.weight": 7, "hidden2.weight": 7, "output.weight": 3}
+    assert floors(hidden_=1, output=200) == {"hidden1.weight": 1, "hidden2.weight": 1, "output.weight": 30}
+    assert floors(_=0.1, hidden2=40) == {"hidden1.weight": 10, "hidden2.weight": 40, "output.weight": 3}  # the highest
+    assert floors() == {}
+    with pytest.raises(UserError, match=r"pruning\.floor: 'outptu' matches nothing that is pruned; that is hidden1, "):
+        floors(outptu=3)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_floors_hold_down_the_ladder_and_budgets_stay_exact(scope: Any) -> None:
+    network = models.build(Model(name="mlp", kwargs={"widths": [20, 10]}), (30,), 3, 0)
+    spec = Pruning(fraction=0.5, levels=4, scope=scope, floor={"output": 20, "hidden1": 0.05})
+    masks, floors = whole(network), prune.floors(network, spec)
+    budgets = prune.budgets(sizes(masks), spec, 0, floors)
+    if scope == "global":
+        assert [b[""] for b in budgets] == remaining_weights(alive(masks), 0.5, 4)
+    else:
+        assert [b["output.weight"] for b in budgets] == [30, 20, 20, 20, 20]
+        assert [b["hidden1.weight"] for b in budgets] == [600, 300, 150, 75, 37]
+    for budget in budgets[1:]:
+        masks = prune.select(prune.scores(snapshot(network, masks)), masks, budget, floors)
+        assert alive(masks) == sum(budget.values())
+        assert all(masks[name].sum() >= least for name, least in floors.items())
+
+
+def test_floors_that_no_ladder_can_keep_are_refused_in_one_line() -> None:
+    sizes, floors = {"a": 100, "b": 10}, {"a": 40, "b": 10}
+    spec = Pruning(fraction=0.5, levels=3)
+    with pytest.raises(UserError, match=r"level 2 has 27 .*pruning\.floor holds 50; .*at most 1 levels"):
+        prune.budgets(sizes, spec, 0, floors)
+    assert prune.budgets(sizes, spec.model_copy(update={"levels": 1}), 0, floors) == [{"": 110}, {"": 55}]
+    with pytest.raises(UserError, match="at most 2 levels"):
+        prune.budgets(sizes, spec.model_copy(update={"scope": "layer"}), 0, floors)
+    with pytest.raises(UserError, match=r"pruning\.remask = 'even': spreads"):
+        prune.budgets(sizes, spec.model_copy(update={"remask": "even"}), 0, floors)
+    for wrong in (0.0, -1.0, 1.5):
+        with pytest.raises(ValueError, match="shares between 0 and 1, or whole numbers"):
+            Pruning(floor={"*": wrong})
+
+
+def test_patterns_name_the_weights_of_a_layer_that_has_several_and_both_ends_of_a_tie() -> None:
+    network = nn.ModuleDict({"core": nn.LSTM(3, 4), "read": nn.Linear(4, 5), "write": nn.Linear(4, 5)})
+    network["write"].weight = network["read"].weight
+
+    def names(**fields: Any) -> list[str]:
+        return list(prune.prunable(network, Pruning(**fields))[0])
+
+    assert names() == ["core.weight_ih_l0", "core.weight_hh_l0", "read.weight"]
+    assert names(include=["core"]) == ["core.weight_ih_l0", "core.weight_hh_l0"]
+    assert names(exclude=["core.weight_hh*"]) == ["core.weight_ih_l0", "read.weight"]
+    assert names(include=["write"]) == ["read.weight"]
+    assert names(exclude=["write"]) == ["core.weight_ih_l0", "core.weight_hh_l0"]
+    assert names(include=["read"], parameters=["core.bias_ih*"]) == ["core.bias_ih_l0", "read.weight"]
+    network["core"].requires_grad_(False)
+    assert names() == ["read.weight"]
+    assert names(parameters=["core.weight*"]) == ["core.weight_ih_l0", "core.weight_hh_l0", "read.weight"]
+    with pytest.raises(UserError, match=r"pruning\.include: 'core' matches no layer"):
+        names(include=["core"])
+    with pytest.raises(UserError, match=r"pruning\.parameters: 'mixer' matches no parameter; the parameters are core"):
+        names(parameters=["mixer"])

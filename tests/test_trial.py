@@ -84,10 +84,11 @@ def test_every_field_but_the_depth_of_the_ladder_changes_the_digest() -> None:
         "pruning.criterion": "random", "pruning.fraction": 0.3, "pruning.levels": 3,
         "pruning.scope": "layer", "pruning.ladder": "one-shot", "pruning.include": ("a",), "pruning.exclude": ("a",),
         "pruning.batches": 2, "pruning.score_mode": "train", "pruning.count_ignored": True,
-        "pruning.remask": "even", "pruning.steps": (2,),
+        "pruning.remask": "even", "pruning.steps": (2,), "pruning.parameters": ("a",), "pruning.floor": {"a": 2.0},
         "antidote.kind": "gce", "antidote.alpha": 0.3, "antidote.beta": 0.3, "antidote.temperature": 3.0,
         "antidote.strength": 0.3, "antidote.q": 0.3, "antidote.teacher": "6ce319039cf55635:3",
         "antidote.teacher_model": sections.Model(name="mlp"), "antidote.teacher_force": True,
+            "antidote.kwargs": {"a": 1},
         "restart.mode": "scratch", "restart.to": "3it", "restart.lr": 0.5, "restart.start_at": "rewind",
     }  # fmt: skip
     paths = {f"{section}.{field}" for section, kind in kinds_of_sections().items() for field in kind.model_fields}

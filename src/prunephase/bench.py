@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunephase import data as sources
@@ -70,8 +71,9 @@ class Bench:
 
     def network(self, *where: int | str) -> nn.Module:
         """A freshly initialised network on the device; `where` names the initialisation."""
-        shape, classes = self.noisy[0].input_shape, len(self.noisy[0].classes)
-        fresh = models.build(self.trial.model, shape, classes, self.trial.seed, *where, plugins=self.site.plugins)
+        data = self.noisy[0]
+        spec, seed, classes = self.trial.model, self.trial.seed, len(data.classes)
+        fresh = models.build(spec, data.input_shape, classes, seed, *where, plugins=self.site.plugins, dtype=data.dtype)
         return fresh.to(self.device)
 
     @cached_property
@@ -81,9 +83,14 @@ class Bench:
         return {name: weight.numel() for name, weight in chosen.items()}, ignored
 
     @cached_property
+    def floors(self) -> dict[str, int]:
+        """{name: weights that stay in any case}, for prunable weights that have a floor."""
+        return prune.floors(self.network(), self.trial.pruning) if self.trial.pruning.floor else {}
+
+    @cached_property
     def budgets(self) -> list[dict[str, int]]:
         sizes, ignored = self.prunable
-        return prune.budgets(sizes, self.trial.pruning, ignored)
+        return prune.budgets(sizes, self.trial.pruning, ignored, self.floors)
 
     @cached_property
     def numerics(self) -> dict[str, Any]:
@@ -98,6 +105,7 @@ class Bench:
         """Raise UserError where this trial cannot be trained, before anything is spent."""
         recipe, count = self.trial.recipe, len(self.noisy[0].train)
         prune.criterion(self.trial.pruning.criterion, self.site.plugins)
+        self._check_network()
         _ = self.budgets
         self._check_augmentation()
         self._check_decay()
@@ -111,6 +119,24 @@ class Bench:
                 "cannot train on; change it by one"
             )
 
+    def _check_network(self) -> None:
+        network, data, name = self.network().eval(), self.data, self.trial.model.name
+        if not any(p.requires_grad for p in network.parameters()):
+            raise UserError(f"model.name = '{name}': every parameter is frozen; nothing would be trained")
+        if data.dtype.is_floating_point:
+            return
+        for split in data.splits.values():  # whole numbers name things; the network must know the first and the last
+            numbers = split.inputs.flatten(1)
+            for place in (numbers.amin(1).argmin(), numbers.amax(1).argmax()):
+                try:
+                    with torch.no_grad():
+                        network(split.inputs[place : place + 1])
+                except Exception as problem:  # the user's code
+                    said, held = " ".join(str(problem).split()), f"{numbers.min()} to {numbers.max()}"
+                    raise UserError(
+                        f"model.name = '{name}': fails on an example of the data, whose numbers go from {held}: {said}"
+                    ) from None
+
     def _check_augmentation(self) -> None:
         names, data = self.trial.recipe.augment, self.noisy[0]
         shape = data.input_shape
@@ -118,6 +144,11 @@ class Bench:
             raise UserError(
                 f"recipe.augment = {list(names)}: changes images [channels, height, width], but an example of these "
                 f"data is {list(shape)}; leave it out"
+            )
+        if names and not data.dtype.is_floating_point:
+            raise UserError(
+                f"recipe.augment = {list(names)}: changes images of floats, but data.normalise = 'keep' leaves them "
+                f"{data.dtype}; leave one of them out"
             )
         if "shift" in names and data.black is None:
             raise UserError(

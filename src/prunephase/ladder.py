@@ -124,6 +124,7 @@ def _begin(trial: Trial, bench: Bench, store: Store) -> Record:
                 "fingerprint": clean.fingerprint,
                 "classes": list(clean.classes),
                 "shape": list(clean.input_shape),
+                **({} if clean.dtype == torch.float32 else {"dtype": str(clean.dtype).removeprefix("torch.")}),
                 "train": len(clean.train),
                 "validation": len(clean.validation) if clean.validation is not None else 0,
                 "test": len(clean.test),
@@ -277,7 +278,7 @@ def _next_masks(
         there = {name: mask.to(bench.device) for name, mask in masks.items()}
         found = prune.scores(Snapshot(trial, scored, network, there, initial, bench.data), bench.site.plugins)
         # On the CPU, so that ties and order are decided the same way everywhere.
-        return prune.select(_cpu(found), masks, bench.budgets[level])
+        return prune.select(_cpu(found), masks, bench.budgets[level], bench.floors)
 
     # The level that is scored names the streams: a one-shot ladder draws its scores once.
     if trial.pruning.ladder == "one-shot":

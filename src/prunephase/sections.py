@@ -21,13 +21,14 @@ LATER: dict[str, dict[str, Any]] = {
     "data": {"crop": None},
     "model": {"init": "default"},
     "recipe": {"precision": "float32", "warmup": 0, "augment": [], "decay_by": {}},
-    "pruning": {"remask": "none", "steps": []},
+    "pruning": {"remask": "none", "steps": [], "parameters": [], "floor": {}},
     "antidote": {
         **dict.fromkeys(("alpha", "beta", "temperature", "strength", "q", "teacher", "teacher_model")),
         "teacher_force": False,
+        "kwargs": {},
     },
 }
-# The fields of each antidote, and what they are where they are left out.
+# The fields of each antidote, and what they are where they are left out; below, those of module:function.
 ANTIDOTES: dict[str, dict[str, Any]] = {
     "none": {},
     "distill": {"alpha": 0.8, "temperature": 10.0, "teacher": "sparse", "teacher_model": None, "teacher_force": False},
@@ -37,6 +38,7 @@ ANTIDOTES: dict[str, dict[str, Any]] = {
     "sce": {"alpha": 0.1, "beta": 1.0},
     "elr": {"strength": 3.0, "beta": 0.7},
 }
+OWN_ANTIDOTE: dict[str, Any] = {"kwargs": {}, "teacher": None, "teacher_model": None, "teacher_force": False}
 # Data whose content the program itself verifies: where they lie is not part of a trial's identity.
 VERIFIED_SOURCES = ("digits", "mnist")
 
@@ -87,11 +89,12 @@ class Data(Frozen):
         0.1, ge=0, lt=1, description="share of the training examples held out next, with the same noise"
     )
     test: float = Field(0.2, gt=0, lt=1, description="share split off first as test set, where the source has none")
-    normalise: Literal["default", "train", "cifar", "imagenet", "none"] = Field(
+    normalise: Literal["default", "train", "cifar", "imagenet", "none", "keep"] = Field(
         "default",
         description="default: the source's own constants, else as train; train: mean and deviation of the training "
         "split (one pair for images [N, H, W], per channel for [N, C, H, W], per feature for tables); cifar, imagenet: "
-        "the usual constants of colour images",
+        "the usual constants of colour images; none: floats, as they are (bytes of images by 255); keep: shape and "
+        "kind of number too, as for tokens [N, T] and series [N, T, F]",
     )
     label: str = Field("label", description="table: column of the labels to train on")
     truth: str | None = Field(None, description="table: column of the true labels, where they are known")
@@ -248,6 +251,17 @@ class Pruning(Frozen):
         max_length=1000,
         description="how many times `fraction` is removed on the way to level 1, 2, ...; once where nothing is said",
     )
+    parameters: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="names of further parameters that may be pruned (* and ?), such as 'embedding.weight' or one of a "
+        "module of yours; frozen ones too",
+    )
+    floor: dict[str, float] = Field(
+        {},
+        description='weights that a layer keeps at least, by its name (* and ?): {"*" = 0.01, "output" = 100}; below 1 '
+        "a share, rounded up, from 1 a count; of several that fit, the highest",
+    )
     count_ignored: bool = Field(
         False, description="count excluded weights in fraction and sparsity, as He et al.'s code does for LeNet"
     )
@@ -256,6 +270,8 @@ class Pruning(Frozen):
     def _consistent(self) -> Pruning:
         if self.count_ignored and self.scope == "layer":
             raise ValueError("count_ignored belongs to scope = 'global'")
+        if any(least <= 0 or (least > 1 and not least.is_integer()) for least in self.floor.values()):
+            raise ValueError("floor: expected shares between 0 and 1, or whole numbers of weights")
         return self
 
     def rounds(self, level: int) -> int:
@@ -300,14 +316,18 @@ def _teacher(name: str) -> str:
     return name
 
 
+def _own(kind: str) -> dict[str, Any]:
+    return OWN_ANTIDOTE if is_reference(kind) else ANTIDOTES.get(kind, {})
+
+
 class Antidote(Frozen):
     """What changes the objective to remove the dip. (l2 is recipe.weight_decay: coupled with sgd, else decoupled.)"""
 
-    kind: Literal["none", "distill", "tether", "label-smoothing", "gce", "sce", "elr"] = Field(
+    kind: Annotated[str, _family(tuple(ANTIDOTES))] = Field(
         "none",
         description="none: cross-entropy alone | distill (from a teacher) | tether (L2-SP: to the weights that the "
         "level starts from) | label-smoothing | gce (generalised cross-entropy) | sce (symmetric cross-entropy) | elr "
-        "(early-learning regularisation)",
+        "(early-learning regularisation) | module:function",
     )
     alpha: float | None = Field(
         None,
@@ -330,27 +350,29 @@ class Antidote(Frozen):
     q: float | None = Field(None, gt=0, le=1, description="gce: (1 - p^q) / q; 0.7 by default, 1: mean absolute error")
     teacher: Annotated[str, AfterValidator(_teacher)] | None = Field(
         None,
-        description="distill: sparse (default): the sparse level of the same trial's ladder without antidote that is "
-        "best on validation; oracle: that which is best on test; dense: its level 0; DIGEST:LEVEL: one of the store",
+        description="distill, and module:function that asks one: sparse (default of distill): the sparse level of the "
+        "same trial's ladder without antidote that is best on validation; oracle: that which is best on test; dense: "
+        "its level 0; DIGEST:LEVEL: one of the store",
     )
     teacher_model: Model | None = Field(
         None, description="distill: the teacher's network, as in [model], where it is another than the student's"
     )
+    kwargs: Arguments = Field({}, description="arguments for module:function")
     teacher_force: bool = Field(False, description="distill: allow a teacher of other data or another noise pattern")
 
     @model_validator(mode="before")
     @classmethod
     def _with_defaults(cls, fields: Any) -> Any:
         kind = fields.get("kind", "none") if isinstance(fields, dict) else None
-        own = ANTIDOTES.get(kind, {}) if isinstance(kind, str) else {}
+        own = _own(kind) if isinstance(kind, str) else {}
         return {**fields, **{k: v for k, v in own.items() if fields.get(k) is None}} if own else fields
 
     @model_validator(mode="after")
     def _consistent(self) -> Antidote:
-        for name in LATER["antidote"]:
-            value = getattr(self, name)
-            if name not in ANTIDOTES[self.kind] and value is not None and value is not False:
-                homes = " or ".join(f"'{kind}'" for kind, own in ANTIDOTES.items() if name in own)
+        for name, unset in LATER["antidote"].items():
+            if name not in _own(self.kind) and getattr(self, name) != unset:
+                kinds = [kind for kind in (*ANTIDOTES, "module:function") if name in _own(kind)]
+                homes = " or ".join(f"'{kind}'" for kind in kinds)
                 raise ValueError(f"{name} belongs to kind = {homes}, not '{self.kind}'")
         if self.kind == "label-smoothing" and self.strength is not None and self.strength >= 1:
             raise ValueError("strength of label smoothing: expected a share below 1")
@@ -363,7 +385,7 @@ class Antidote(Frozen):
     @property
     def teaches(self) -> bool:
         """Whether there is a teacher whose word counts."""
-        return self.kind == "distill" and bool(self.alpha)
+        return bool(self.alpha) if self.kind == "distill" else self.teacher is not None
 
     @property
     def chooses(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import polars as pl
+import torch
 
 from prunephase.analysis.cost import Network, Training, student, teacher
 from prunephase.errors import UserError
@@ -62,9 +63,14 @@ def _network(head: Record, record: Record, plugins: frozenset[str]) -> Network:
     """The network of a level: its MACs, and the density of every module whose weight was pruned."""
     data, model = head.body["data"], head.body["fields"]["model"]
     spec = canonical_json({name: model[name] for name in ("name", "kwargs")})
-    counted = macs(spec, tuple(data["shape"]), len(data["classes"]), plugins)
+    kind = getattr(torch, data.get("dtype", "float32"))
+    counted = macs(spec, tuple(data["shape"]), len(data["classes"]), plugins, kind)
     layers: Mapping[str, Sequence[int]] = record.body["layers"]
-    return Network(counted, {name.rpartition(".")[0]: left / size for name, (left, size) in layers.items()})
+    modules: dict[str, list[Sequence[int]]] = {}  # a recurrent one has several weights
+    for name, counts in layers.items():
+        modules.setdefault(name.rpartition(".")[0], []).append(counts)
+    density = {name: sum(left for left, _ in held) / sum(size for _, size in held) for name, held in modules.items()}
+    return Network(counted, density)
 
 
 def _taught(store: Store, taught: Mapping[str, Any], plugins: frozenset[str]) -> Network:

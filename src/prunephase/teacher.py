@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from prunephase import antidotes, models, streams
 from prunephase.bench import Bench
-from prunephase.engine import Objective
+from prunephase.engine import Batch, Objective
 from prunephase.engine.forward import BATCH
 from prunephase.errors import IncompatibleError, UserError
 from prunephase.levels import finished, trained_state
 from prunephase.measure.passes import forward
+from prunephase.plugins import is_reference
 from prunephase.randomness import seeded
 from prunephase.sections import Model
 from prunephase.store import Record, Store
@@ -80,9 +81,15 @@ def best(store: Store, trial: Trial, split: str) -> Record:
 
 
 def check(store: Store, bench: Bench) -> None:
-    """Raise UserError where a teacher that is named cannot teach the trial of `bench`."""
+    """Raise UserError where the trial of `bench` names a teacher that cannot teach it, or code that gives no loss."""
     if bench.trial.antidote.teaches and bench.trial.antidote.stored is not None:
         _suits(find(store, bench.trial), bench)
+    if is_reference(bench.trial.antidote.kind):
+        network, train = bench.network().train(), bench.data.train
+        few = torch.arange(min(bench.trial.recipe.batch_size, len(train)), device=bench.device)
+        batch = Batch(network, train.inputs[few], train.labels[few], few)
+        with seeded(0):
+            antidotes.check(_practice(bench, network), bench.site.plugins, batch)
 
 
 def same(record: Record, teacher: Teacher | None) -> None:
@@ -104,11 +111,16 @@ def objective(store: Store, bench: Bench, network: nn.Module, teacher: Teacher |
     if teacher is not None:
         _suits(teacher, bench)
         voice = _voice(revived(store, bench, teacher), bench)
-    return antidotes.objective(antidotes.Given(bench.trial.antidote, network, len(bench.data.train), voice))
+    given = antidotes.Given(bench.trial.antidote, network, len(bench.data.train), voice)
+    return antidotes.objective(given, bench.site.plugins)
 
 
 def rehearsal(bench: Bench, network: nn.Module) -> Objective:
     """An objective that costs the same, with a stranger for a teacher that may not be trained yet."""
+    return antidotes.objective(_practice(bench, network), bench.site.plugins)
+
+
+def _practice(bench: Bench, network: nn.Module) -> antidotes.Given:
     spec, trial = bench.trial.antidote, bench.trial
     voice: antidotes.Asked | antidotes.Remembered | None = None
     if spec.teaches and trial.recipe.augment:
@@ -118,7 +130,7 @@ def rehearsal(bench: Bench, network: nn.Module) -> Objective:
     elif spec.teaches:
         data = bench.data
         voice = antidotes.Remembered(torch.zeros(len(data.train), len(data.classes), device=bench.device))
-    return antidotes.objective(antidotes.Given(spec, network, len(bench.data.train), voice))
+    return antidotes.Given(spec, network, len(bench.data.train), voice)
 
 
 def revived(store: Store, bench: Bench, teacher: Teacher) -> nn.Module:
@@ -129,8 +141,9 @@ def revived(store: Store, bench: Bench, teacher: Teacher) -> nn.Module:
 
 
 def _network(bench: Bench, spec: Model) -> nn.Module:
-    shape, classes = bench.noisy[0].input_shape, len(bench.noisy[0].classes)
-    network = models.build(spec, shape, classes, bench.trial.seed, plugins=bench.site.plugins).to(bench.device).eval()
+    data = bench.noisy[0]
+    place = (spec, data.input_shape, len(data.classes), bench.trial.seed)
+    network = models.build(*place, plugins=bench.site.plugins, dtype=data.dtype).to(bench.device).eval()
     if any(isinstance(module, nn.Conv2d) for module in network.modules()):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.requires_grad_(False)

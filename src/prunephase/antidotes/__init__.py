@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from prunephase.antidotes.distill import Asked, Distilled, Remembered, distillation
 from prunephase.antidotes.elr import EarlyLearning
-from prunephase.antidotes.family import FAMILY, Given, objective
+from prunephase.antidotes.family import FAMILY, Given, check, objective
 from prunephase.antidotes.losses import GeneralisedCrossEntropy, Smoothed, SymmetricCrossEntropy
 from prunephase.antidotes.tether import Tethered
 
@@ -24,6 +24,7 @@ __all__ = [
     "Smoothed",
     "SymmetricCrossEntropy",
     "Tethered",
+    "check",
     "distillation",
     "objective",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunephase.antidotes.distill import Distilled, Teacher
 from prunephase.antidotes.elr import EarlyLearning
 from prunephase.antidotes.losses import GeneralisedCrossEntropy, Smoothed, SymmetricCrossEntropy
 from prunephase.antidotes.tether import Tethered
-from prunephase.engine import Objective, cross_entropy
+from prunephase.engine import Batch, Objective, cross_entropy
+from prunephase.errors import UserError
+from prunephase.plugins import is_reference, resolve
 from prunephase.sections import Antidote
 
 
@@ -28,9 +30,30 @@ class Given:
     teacher: Teacher | None = None
 
 
-def objective(given: Given) -> Objective:
-    """What a level is trained for; `engine.cross_entropy` itself where the antidote has no strength."""
-    return FAMILY[given.spec.kind](given)
+def objective(given: Given, plugins: Collection[str] = ()) -> Objective:
+    """What a level is trained for; `engine.cross_entropy` itself where the antidote has no strength.
+
+    Raises UserError where it is somebody's code that may not or cannot be imported.
+    """
+    kind = given.spec.kind
+    make = resolve(kind, plugins, "antidote.kind") if is_reference(kind) else FAMILY[kind]
+    return make(given)
+
+
+def check(given: Given, plugins: Collection[str], batch: Batch) -> None:
+    """Raise UserError where an antidote of the user's own gives no objective, or that no loss of `batch`."""
+    say = f"antidote.kind = '{given.spec.kind}'"
+    try:
+        found = objective(given, plugins)
+        loss = found(batch)
+    except UserError:
+        raise
+    except Exception as problem:  # the user's code
+        text = " ".join(f"{type(problem).__name__}: {problem}".split())
+        raise UserError(f"{say}: fails on a batch of {len(batch.labels)} examples: {text}") from None
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        came = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise UserError(f"{say}: gives {came}, expected a loss: one number that the network's weights decide")
 
 
 def _distill(given: Given) -> Objective:

@@ -60,7 +60,8 @@ def load(spec: sections.Data, plugins: Collection[str] = (), home: Path | None =
     changes, and a smaller training set lies within a larger one. Images of uint8 become [0, 1], and [N, H, W] becomes
     [N, 1, H, W]. normalise = "train" subtracts the mean and divides by the deviation of the training split: one pair
     for [N, H, W], one per channel for [N, C, H, W], one per feature for [N, F]; "cifar" and "imagenet" are constants
-    for three channels. Images of bytes that a file holds stay there where they are many (see Images).
+    for three channels; "keep" leaves inputs of any shape and kind of number alone. Images of bytes that a file holds
+    stay there where they are many (see Images).
     `plugins` holds the modules a source `module:function` may come from; `home` is the folder searched for known data
     sets (default: PRUNEPHASE_DATA). Raises UserError for data that cannot be used.
     """
@@ -70,6 +71,7 @@ def load(spec: sections.Data, plugins: Collection[str] = (), home: Path | None =
     training, validation, held_out = _places(spec, len(checked.labels), checked.test_labels is not None)
     _all_classes(checked, training)
 
+    keep = spec.normalise == "keep"
     shift, scale = constants(spec, arrays, checked.inputs, training)
     truth = checked.truth if checked.truth is not None else checked.labels
     lazy = large(checked.inputs, checked.test_inputs)
@@ -78,6 +80,8 @@ def load(spec: sections.Data, plugins: Collection[str] = (), home: Path | None =
         inputs: NDArray[np.generic], labels: NDArray[np.int64], truth: NDArray[np.int64], at: NDArray[np.int64]
     ) -> Split:
         given, true, wrong, index = (torch.from_numpy(f) for f in (labels[at], truth[at], labels[at] != truth[at], at))
+        if keep:
+            return Split(_kept(inputs, at), given, true, wrong, index)
         if lazy and mapped(inputs):
             images = Images(inputs, at, torch.from_numpy(shift), torch.from_numpy(scale))
             return Split(cast("torch.Tensor", images), given, true, wrong, index)
@@ -96,7 +100,7 @@ def load(spec: sections.Data, plugins: Collection[str] = (), home: Path | None =
         classes=checked.classes,
         fingerprint=_fingerprint(checked),
         examples=len(checked.labels),
-        black=black(checked.inputs, shift, scale),
+        black=None if keep else black(checked.inputs, shift, scale),
     )
 
 
@@ -152,6 +156,17 @@ def _tensor(
     if inputs.dtype.kind == "f" and not np.isfinite(result).all():
         raise UserError("data: inputs are too large for float32 after normalisation; rescale them")
     return torch.from_numpy(result).reshape(len(places), *shape)
+
+
+def _kept(inputs: NDArray[np.generic], places: NDArray[np.int64]) -> torch.Tensor:
+    """The chosen examples as they came; unsigned numbers beyond bytes as int64, which torch can compute with."""
+    kind, chosen = inputs.dtype, np.ascontiguousarray(inputs[places])
+    if kind.kind == "u" and kind.itemsize > 1:
+        if kind.itemsize == 8 and int(chosen.max()) > np.iinfo(np.int64).max:
+            raise UserError("data: inputs are whole numbers beyond int64, which torch does not hold; recode them")
+        return torch.from_numpy(chosen.astype(np.int64))
+    wanted = np.dtype(np.float64) if kind.itemsize > 8 else kind.newbyteorder("=")
+    return torch.from_numpy(chosen.astype(wanted, copy=False))
 
 
 def _codes(

@@ -27,7 +27,7 @@ def constants(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What to subtract and what to divide by, in the units of the source; shapes broadcast against the inputs."""
     unit = 255.0 if inputs.dtype == np.uint8 and inputs.ndim > 2 else 1.0
-    if spec.normalise == "none":
+    if spec.normalise in ("none", "keep"):
         return np.float64(0.0).reshape(1), np.float64(unit).reshape(1)
     mean, deviation = NAMED.get(spec.normalise, (arrays.mean, arrays.deviation))
     if spec.normalise != "train" and mean is not None and deviation is not None:

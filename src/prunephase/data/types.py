@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, device
+from torch import Tensor, device, dtype
 
 Constant = float | tuple[float, ...]
 
@@ -52,10 +52,11 @@ class Codes:
 class Split:
     """Examples of one split.
 
-    inputs: [N, ...] float32; labels: [N] int64, as trained on; truth: [N] int64, the true ones (equal where unknown);
-    permuted: [N] bool, examples whose label was drawn anew (a draw may hit the true class); index: [N] int64, place in
-    the source's training (or test) set. codes: the inputs as bytes, where they were bytes. Inputs that are large are an
-    object that answers as the tensor would (prunephase.data.lazy), and then there are no codes.
+    inputs: [N, ...] float32, or what the source has with normalise = "keep"; labels: [N] int64, as trained on; truth:
+    [N] int64, the true ones (equal where unknown); permuted: [N] bool, examples whose label was drawn anew (a draw may
+    hit the true class); index: [N] int64, place in the source's training (or test) set. codes: the inputs as bytes,
+    where they were bytes. Inputs that are large are an object that answers as the tensor would (prunephase.data.lazy),
+    and then there are no codes.
     """
 
     inputs: Tensor
@@ -106,6 +107,11 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def dtype(self) -> dtype:
+        """Kind of number of the inputs."""
+        return self.train.inputs.dtype
 
     def to(self, where: device, inputs: Mapping[str, Tensor] | None = None) -> Dataset:
         """The same data on another device; `inputs`: those of the splits that are there already."""

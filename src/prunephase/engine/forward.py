@@ -38,7 +38,7 @@ def guess(network: nn.Module, split: Split, precision: str) -> tuple[float | Non
     parts = (t.split(BATCH) for t in (split.inputs, split.labels))  # type: ignore[no-untyped-call]
     for inputs, labels in zip(*parts, strict=True):
         with autocast(precision, inputs.device.type):
-            logits = network(inputs.contiguous(memory_format=layout)).float()
+            logits = network(laid_out(inputs, layout)).float()
         total += cross_entropy(logits, labels, reduction="sum")
         found.append(logits.argmax(1))
     loss = total.item() / len(split)
@@ -48,6 +48,11 @@ def guess(network: nn.Module, split: Split, precision: str) -> tuple[float | Non
 def autocast(precision: str, device: str) -> torch.autocast:
     """The context in which a recipe's forward passes run."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
+def laid_out(inputs: Tensor, layout: torch.memory_format) -> Tensor:
+    """Inputs [B, ...] in memory as `layout` says, where they are images."""
+    return inputs.contiguous(memory_format=layout if inputs.ndim == 4 else torch.contiguous_format)
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunephase import streams
 from prunephase.data import Split
 from prunephase.engine.augment import Augmentation
-from prunephase.engine.forward import autocast, guesses, memory_format
+from prunephase.engine.forward import autocast, guesses, laid_out, memory_format
 from prunephase.engine.job import Batch, Diverged, Guesses, Job, Moment, Objective, cross_entropy
 from prunephase.engine.optimise import optimiser, rates
 from prunephase.randomness import seeded
@@ -64,8 +64,8 @@ def fit(
             with seeded(streams.seed(seed, "dropout", level, step)):
                 step_of.zero_grad(set_to_none=True)
                 # index_select, not [chosen]: the same bytes, three times as fast
-                inputs = augment(train.inputs.index_select(0, chosen), drawn.index_select(0, chosen))
-                inputs = inputs.contiguous(memory_format=layout)
+                images = augment(train.inputs.index_select(0, chosen), drawn.index_select(0, chosen))
+                inputs = laid_out(images, layout)
                 with autocast(recipe.precision, inputs.device.type):
                     loss = objective(Batch(network, inputs, train.labels[chosen], chosen))
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -10,8 +10,8 @@ from math import sqrt
 from torch import Tensor
 
 from prunephase.measure.finding import Finding
-from prunephase.measure.layers import weights
 from prunephase.measure.passes import number
+from prunephase.prune.layers import weights
 from prunephase.snapshot import Snapshot
 
 Cells = dict[str, str | int | float | bool | None]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunephase.measure.finding import Finding
-from prunephase.measure.layers import surviving, weights
 from prunephase.measure.passes import number
+from prunephase.prune.layers import weights
 from prunephase.snapshot import Snapshot
 
 # In standard deviations of the layer's weights at the dense initialisation, so that levels, seeds and strengths of a
@@ -33,7 +33,7 @@ def histograms(snapshot: Snapshot) -> Finding:
     counts: dict[str, NDArray[np.int64]] = {}
     values: list[NDArray[np.float64]] = []
     for layer, names in weights(snapshot.network).items():
-        found = np.concatenate([surviving(snapshot.network, snapshot.masks, name) for name in names])
+        found = np.concatenate([_surviving(snapshot.network, snapshot.masks, name) for name in names])
         scale = _scale([snapshot.initial[name] for name in names])
         counts[f"layer:{layer}"] = np.histogram(found / scale, EDGES)[0]
         rows.append({**_summary(layer, found), "scale": scale})
@@ -41,6 +41,12 @@ def histograms(snapshot: Snapshot) -> Finding:
     every = np.concatenate(values) if values else np.zeros(0)
     network = sum(counts.values(), np.zeros(len(EDGES) - 1, dtype=np.int64))
     return Finding([_summary("network", every), *rows], {"edges": EDGES, "network": network} | counts)
+
+
+def _surviving(network: nn.Module, masks: Mapping[str, Tensor], name: str) -> NDArray[np.float64]:
+    """The surviving values of one weight, [count] float64; all of them where it is never pruned."""
+    weight = network.get_parameter(name).detach()
+    return (weight[masks[name]] if name in masks else weight.flatten()).double().cpu().numpy()
 
 
 def _scale(initial: list[Tensor]) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunephase import streams
-from prunephase.engine.forward import BATCH, memory_format
+from prunephase.engine.forward import BATCH, laid_out, memory_format
 from prunephase.measure.finding import Finding
 from prunephase.measure.weight_space import Numbers, drawn, heights, number
 from prunephase.randomness import seeded
@@ -113,7 +113,7 @@ def recalibrate(network: nn.Module, inputs: Tensor) -> None:
     whole = max(len(inputs) // BATCH, 1)
     with seeded(streams.seed(0, "dropout", "evaluate")):  # a network may draw in evaluation mode as well
         for batch in islice(inputs.split(BATCH), whole):  # type: ignore[no-untyped-call]
-            network(batch.contiguous(memory_format=layout))
+            network(laid_out(batch, layout))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunephase import streams
 from prunephase.data import Split
-from prunephase.engine.forward import BATCH, autocast, memory_format
+from prunephase.engine.forward import BATCH, autocast, laid_out, memory_format
 from prunephase.randomness import seeded
 from prunephase.snapshot import Snapshot
 
@@ -34,7 +34,7 @@ def resting(network: nn.Module) -> Iterator[nn.Module]:
 def forward(network: nn.Module, inputs: Tensor, precision: str) -> Tensor:
     """What the network says of `inputs`, [B, K], in the precision of a recipe."""
     with autocast(precision, inputs.device.type):
-        logits: Tensor = network(inputs.contiguous(memory_format=memory_format(network)))
+        logits: Tensor = network(laid_out(inputs, memory_format(network)))
     return logits
 
 

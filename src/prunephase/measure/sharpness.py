@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from prunephase import streams
 from prunephase.data import Split
-from prunephase.engine.forward import BATCH, memory_format
+from prunephase.engine.forward import BATCH, laid_out, memory_format
 from prunephase.measure.finding import Finding, Row
 from prunephase.measure.weight_space import drawn, number
 from prunephase.randomness import seeded
@@ -107,7 +107,7 @@ class Hessian:
         # Fused attention has no second derivative; a network may draw in evaluation mode as well.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), seeded(streams.seed(0, "dropout", "evaluate")):
             for inputs, labels in zip(*parts, strict=True):
-                logits = self.network(inputs.contiguous(memory_format=layout))
+                logits = self.network(laid_out(inputs, layout))
                 loss = cross_entropy(logits, labels, reduction="sum") / len(self.train)
                 slopes = torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
                 for row, pieces in enumerate(along):

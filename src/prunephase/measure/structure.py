@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunephase import prune
 from prunephase.measure.finding import Finding
-from prunephase.measure.layers import weights
 from prunephase.measure.passes import resting
 from prunephase.measure.reach import Reach, reach
 from prunephase.plugins import is_reference
+from prunephase.prune.layers import weights
 from prunephase.snapshot import Snapshot
 
 Cells = dict[str, str | int | float | bool | None]
@@ -72,10 +72,11 @@ def ahead(snapshot: Snapshot) -> dict[str, Tensor] | None:
     if level > trial.pruning.levels or other or is_reference(trial.pruning.criterion):
         return None
     chosen, ignored = prune.prunable(snapshot.network, trial.pruning)
-    budget = prune.budgets({name: weight.numel() for name, weight in chosen.items()}, trial.pruning, ignored)[level]
+    sizes, floors = {n: weight.numel() for n, weight in chosen.items()}, prune.floors(snapshot.network, trial.pruning)
+    budget = prune.budgets(sizes, trial.pruning, ignored, floors)[level]
     found = prune.scores(snapshot)
     masks = {name: mask.cpu() for name, mask in snapshot.masks.items()}
-    return prune.select({name: found[name].cpu() for name in masks}, masks, budget)
+    return prune.select({name: found[name].cpu() for name in masks}, masks, budget, floors)
 
 
 def collapses(masks: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:

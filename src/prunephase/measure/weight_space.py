@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from prunephase import streams
 from prunephase.data import Split
-from prunephase.engine.forward import BATCH, memory_format
+from prunephase.engine.forward import BATCH, laid_out, memory_format
 from prunephase.randomness import seeded
 
 Weights = Mapping[str, Tensor]
@@ -127,7 +127,7 @@ def _shared(network: nn.Module, place: int, states: Sequence[Weights], shares: N
 def _batches(network: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     layout = memory_format(network)
     parts = (t.split(BATCH) for t in (split.inputs, split.labels))  # type: ignore[no-untyped-call]
-    return ((inputs.contiguous(memory_format=layout), labels) for inputs, labels in zip(*parts, strict=True))
+    return ((laid_out(inputs, layout), labels) for inputs, labels in zip(*parts, strict=True))
 
 
 def _totals(points: int, split: Split) -> Tensor:

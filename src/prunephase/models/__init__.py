@@ -52,10 +52,17 @@ FAMILY: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(
-    spec: Model, input_shape: Shape, classes: int, seed: int, *where: int | str, plugins: Collection[str] = ()
+    spec: Model,
+    input_shape: Shape,
+    classes: int,
+    seed: int,
+    *where: int | str,
+    plugins: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """The network of `spec` with initial weights from the stream (seed, "weights", *where).
 
+    dtype: of the inputs that it will see.
     Raises UserError where the arguments do not suit the model, or the model the data: one example must give K logits.
     """
     make = resolve(spec.name, plugins, "model.name") if is_reference(spec.name) else FAMILY[spec.name]
@@ -67,19 +74,21 @@ def build(
         if not isinstance(network, nn.Module):
             raise UserError(f"model.name = '{spec.name}': gave {type(network).__name__}, expected a torch.nn.Module")
         INITS[spec.init](network)
-        _check_shapes(network, spec.name, input_shape, classes)
+        _check_shapes(network, spec.name, input_shape, classes, dtype)
     return network
 
 
-def _check_shapes(network: nn.Module, name: str, input_shape: Shape, classes: int) -> None:
+def _check_shapes(network: nn.Module, name: str, input_shape: Shape, classes: int, dtype: torch.dtype) -> None:
     training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(2, *input_shape))
+            logits = network(torch.zeros(2, *input_shape, dtype=dtype))
     except Exception as problem:
+        words = dtype.is_floating_point and any(isinstance(module, nn.Embedding) for module in network.modules())
+        hint = "; tokens stay whole numbers with data.normalise = 'keep'" if words else ""
         raise UserError(
-            f"model.name = '{name}': fails on inputs of shape {list(input_shape)}: {_line(problem)}"
+            f"model.name = '{name}': fails on inputs of shape {list(input_shape)}: {_line(problem)}{hint}"
         ) from None
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):

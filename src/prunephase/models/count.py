@@ -15,11 +15,13 @@ from prunephase.sections import Model
 
 
 @cache
-def macs(model: bytes, shape: Shape, classes: int, plugins: frozenset[str] = frozenset()) -> dict[str, float]:
+def macs(
+    model: bytes, shape: Shape, classes: int, plugins: frozenset[str] = frozenset(), dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
     """Multiply-accumulates of one example's forward pass, {module: its own}, counted on torch's meta device.
 
-    model: name and arguments, as JSON. Counted are products of matrices and convolutions; norms,
-    biases and activations are not.
+    model: name and arguments, as JSON; shape, dtype: of an input. Counted are products of matrices and convolutions;
+    norms, biases and activations are not.
     """
     spec = Model.model_validate_json(model)
     make = resolve(spec.name, plugins, "model.name") if is_reference(spec.name) else models.FAMILY[spec.name]
@@ -30,7 +32,7 @@ def macs(model: bytes, shape: Shape, classes: int, plugins: frozenset[str] = fro
                 if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
                     setattr(module, name, nn.Identity())
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, *shape))
+            network(torch.zeros(1, *shape, dtype=dtype))
     counted = {name: sum(said.values()) / 2 for name, said in counter.get_flop_counts().items() if name != "Global"}
     root = type(network).__name__
     whole = {name.removeprefix(root).removeprefix("."): float(count) for name, count in counted.items()}

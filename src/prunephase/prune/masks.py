@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,61 +15,25 @@ from prunephase.errors import UserError
 from prunephase.sections import Pruning
 from prunephase.trial import remaining_weights
 
-PRUNABLE_MODULES = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 Masks = dict[str, Tensor]
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
-def prunable(network: nn.Module, spec: Pruning) -> tuple[dict[str, nn.Parameter], int]:
-    """Weights that may be pruned, {parameter name: parameter} in parameter order, and how many others were left out.
-
-    Candidates are the weights of Linear and Conv modules; `spec.include` and `spec.exclude` choose among them by module
-    name. A weight used by several modules counts once. Raises UserError where nothing is left or a pattern matches
-    nothing.
-    """
-    modules: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for name, module in network.named_modules():
-        if (
-            isinstance(module, PRUNABLE_MODULES)
-            and isinstance(module.weight, nn.Parameter)
-            and id(module.weight) not in seen
-        ):
-            seen.add(id(module.weight))
-            modules[name] = module.weight
-    if not modules:
-        raise UserError("model: no prunable weights; looked for weights of Linear and Conv modules")
-    for field, patterns in (("include", spec.include), ("exclude", spec.exclude)):
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in modules):
-                raise UserError(f"pruning.{field}: '{pattern}' matches no layer; the layers are {', '.join(modules)}")
-    chosen = {
-        f"{name}.weight" if name else "weight": weight
-        for name, weight in modules.items()
-        if any(fnmatchcase(name, p) for p in spec.include) and not any(fnmatchcase(name, p) for p in spec.exclude)
-    }
-    if not chosen:
-        raise UserError(
-            f"pruning: no prunable weights left by include and exclude; the layers are {', '.join(modules)}"
-        )
-    total = sum(w.numel() for w in modules.values())
-    return chosen, total - sum(w.numel() for w in chosen.values())
-
-
-def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[dict[str, int]]:
+def budgets(
+    sizes: Mapping[str, int], spec: Pruning, ignored: int = 0, floors: Mapping[str, int] = NONE
+) -> list[dict[str, int]]:
     """Survivors at each level 0..levels: one entry per layer, or one "" for all where the scope is global.
 
     sizes: {name: number of weights}. `ignored` weights, never pruned, count only with `spec.count_ignored` (as in the
-    code of He et al. 2022). Raises UserError where the ladder is longer than the weights last, or re-masking would
-    break the counts of the layers.
+    code of He et al. 2022). floors: {name: number of weights} that stay in any case; where the scope is a layer, one
+    that has come down to its floor stands still. Raises UserError where the ladder is longer than the weights or the
+    floors allow, or re-masking would break the counts of the layers.
     """
+    if floors and spec.remask in ("global", "even"):
+        raise UserError(
+            f"pruning.remask = '{spec.remask}': spreads the weights without regard to pruning.floor; use remask = "
+            "'layer', or leave the floors out"
+        )
     if spec.scope == "layer" and spec.remask in ("global", "even"):
         raise UserError(
             f"pruning.remask = '{spec.remask}': with scope = 'layer' every layer keeps its own count; use remask = "
@@ -78,6 +43,10 @@ def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[d
     extra = ignored if spec.count_ignored and spec.scope == "global" else 0
     rounds = [spec.rounds(level) for level in range(spec.levels + 1)]
     counts = {name: remaining_weights(size, spec.fraction, rounds[-1], extra) for name, size in groups.items()}
+    for name, least in floors.items() if spec.scope == "layer" else ():
+        counts[name] = [max(count, least) for count in counts[name]]
+        if counts[name][-1] == least:
+            counts[name] += [least] * (rounds[-1] + 1 - len(counts[name]))
     shortest = min(counts, key=lambda name: len(counts[name]))
     if len(counts[shortest]) <= rounds[-1]:
         where = f" of {shortest}" if shortest else ""
@@ -87,7 +56,15 @@ def budgets(sizes: Mapping[str, int], spec: Pruning, ignored: int = 0) -> list[d
             f"{counts[shortest][rounds[last]]} weights{where} are left and another round would remove none or all; at "
             f"most {last}"
         )
-    return [{name: counts[name][count] for name in groups} for count in rounds]
+    found = [{name: counts[name][count] for name in groups} for count in rounds]
+    totals, held = [sum(level.values()) for level in found], sum(floors.values())
+    for level, (above, total) in enumerate(pairwise(totals), 1):  # without floors, totals fall and stay positive
+        if total < held or total == above:
+            raise UserError(
+                f"pruning.levels = {spec.levels}: level {level} has {total:,} weights left to keep, but pruning.floor "
+                f"holds {held:,}; lower the floors, or take at most {level - 1} levels"
+            )
+    return found
 
 
 def keep_top(scores: Tensor, alive: Tensor, keep: int) -> Tensor:
@@ -107,17 +84,26 @@ def keep_top(scores: Tensor, alive: Tensor, keep: int) -> Tensor:
     return mask
 
 
-def select(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], budget: Mapping[str, int]) -> Masks:
-    """Masks of the next level: the best of what lives, as many as `budget` allows globally ("") or in each layer."""
+def select(
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    budget: Mapping[str, int],
+    floors: Mapping[str, int] = NONE,
+) -> Masks:
+    """Masks of the next level: the best of what lives, as many as `budget` allows globally ("") or in each layer.
+
+    floors: {name: how many of it stay in any case}, its own best ones; they are part of a global budget.
+    """
     if "" not in budget:
         return {
             name: keep_top(scores[name].flatten(), m.flatten(), budget[name]).view_as(m) for name, m in masks.items()
         }
-    flat = keep_top(
-        torch.cat([scores[name].flatten() for name in masks]),
-        torch.cat([m.flatten() for m in masks.values()]),
-        budget[""],
-    )
+    values, alive = (torch.cat([held[name].flatten() for name in masks]) for held in (scores, masks))
+    kept = torch.zeros_like(alive)
+    for name, part in zip(masks, kept.split([m.numel() for m in masks.values()]), strict=True):  # type: ignore[no-untyped-call]
+        if name in floors:
+            part.copy_(keep_top(scores[name].flatten(), masks[name].flatten(), floors[name]))
+    flat = kept | keep_top(values, alive & ~kept, budget[""] - int(kept.sum()))
     parts = flat.split([m.numel() for m in masks.values()])  # type: ignore[no-untyped-call]
     return {name: part.view_as(m) for (name, m), part in zip(masks.items(), parts, strict=True)}
 

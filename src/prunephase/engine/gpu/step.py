@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from prunephase import streams
 from prunephase.engine.augment import Augmentation
-from prunephase.engine.forward import autocast
+from prunephase.engine.forward import autocast, laid_out
 from prunephase.engine.gpu.nets import Nets
 from prunephase.engine.job import Guesses, Job
 from prunephase.engine.optimise import groups
@@ -88,7 +88,7 @@ class Step:
         self.optimiser.zero_grad(set_to_none=True)
         changes = self.changes.take_along_dim(chosen.unsqueeze(2), 1).flatten(0, 1)
         drawn = self.augment(self.inputs.index_select(0, chosen.flatten()), changes)
-        drawn = drawn.contiguous(memory_format=self.nets.layout)
+        drawn = laid_out(drawn, self.nets.layout)
         inputs, labels = drawn.view(*chosen.shape, *drawn.shape[1:]), self.labels.gather(1, chosen)
         with autocast(self.recipe.precision, self.device.type):
             losses = self.nets.losses(inputs, labels, chosen)
@@ -110,7 +110,7 @@ class Step:
             total = torch.zeros_like(self.loss[:, column])
             for start in range(0, len(inputs), CHUNK):
                 part = slice(start, start + CHUNK)
-                images = inputs[part].contiguous(memory_format=self.nets.layout)
+                images = laid_out(inputs[part], self.nets.layout)
                 with autocast(self.recipe.precision, self.device.type):
                     logits = self.nets.logits(images).float()
                 found = cross_entropy(logits.flatten(0, 1), labels[:, part].flatten(), reduction="none")
