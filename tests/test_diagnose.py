@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,45 @@ def test_headlines_become_columns_of_the_table(finished: tuple[study.Study, Path
     assert frame["norm_norm"].is_not_null().to_list() == [True, True, *[False] * (frame.height - 2)]
     arrays = np.array(frame["norm_kept"].drop_nulls())
     assert arrays[0] > arrays[1]
+
+
+def survivors(snapshot: Any) -> dict[str, float]:
+    return {"share": float(np.mean([mask.float().mean() for mask in snapshot.masks.values()]))}
+
+
+def raw(snapshot: Any) -> Any:
+    return {"loss": next(snapshot.network.parameters()).sum()}
+
+
+def endless(_snapshot: Any) -> Any:
+    return [{"part": "network", "loss": float("inf")}]
+
+
+def nothing(_snapshot: Any) -> Any:
+    return None
+
+
+def partless(_snapshot: Any) -> Any:
+    return [{"loss": 1.0}]
+
+
+def test_a_metric_of_the_users_gives_numbers_by_name(finished: tuple[study.Study, Path]) -> None:
+    chosen_study, store = finished
+
+    def ask(name: str) -> diagnosing.Outcome:
+        kinds = chosen([f"test_diagnose:{name}"], {"test_diagnose"})
+        asked = diagnosing.wanted(chosen_study, store, kinds, ["0", "1"])
+        return diagnosing.diagnose(asked, store, kinds, workers=1, plugins=["test_diagnose"])
+
+    assert ask("survivors").made == 2
+    assert ask("survivors").cached == 2
+    shares = table.levels(Store(store), chosen_study.trials)["survivors_share"].drop_nulls().to_list()
+    assert shares[0] == 1.0 > shares[1]
+    for name, words in {
+        "raw": "loss = tensor.*: expected a finite number, .*; write float",
+        "endless": "loss = inf: expected a finite number",
+        "nothing": "gave NoneType, expected numbers by name",
+        "partless": "gave list, expected numbers by name, or rows with a 'part' each",
+    }.items():
+        (problem,) = ask(name).failed.values()
+        assert re.match(f"--only test_diagnose:{name}: {words}", problem)

@@ -6,7 +6,7 @@ whose meaning changed, is diagnosed again; nothing else ever is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from prunephase.bench import Bench
 from prunephase.diagnoses import DIAGNOSES, Diagnosis
 from prunephase.errors import DamagedError
-from prunephase.measure.finding import Finding, Row
+from prunephase.measure.finding import Finding, finding
 from prunephase.plugins import resolve
 from prunephase.snapshot import Snapshot
 from prunephase.store import Record, Store
@@ -63,11 +63,11 @@ def put(
     record: Record,
     diagnosis: Diagnosis,
     takes: Mapping[str, str],
-    said: Finding | Sequence[Row],
+    said: Any,
     numerics: Mapping[str, Any],
 ) -> Record:
     """Seal and keep what `diagnosis` said of the level of `record`."""
-    finding = said if isinstance(said, Finding) else Finding(said)
+    found = finding(said, diagnosis.name)
     return store.put_finding(
         trial.digest(),
         record.body["level"],
@@ -77,8 +77,8 @@ def put(
             "version": diagnosis.version,
             "takes": dict(takes),
             "numerics": dict(numerics),
-            "rows": [dict(row) for row in finding.rows],
-            "blobs": {"arrays": store.put_blob(pack_arrays(finding.arrays))} if finding.arrays else {},
+            "rows": [dict(row) for row in found.rows],
+            "blobs": {"arrays": store.put_blob(pack_arrays(found.arrays))} if found.arrays else {},
         },
     )
 

@@ -132,12 +132,9 @@ class _Probe:
 def _probe(bench: Bench, trials: int) -> _Probe:
     """Train and evaluate for a moment at some of the levels, on one thread as a worker does."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     network, train, last = bench.network(), bench.data.train, bench.trial.pruning.levels
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(train.inputs[:1])
-    macs = 3 * counter.get_total_flops() / 2 * len(train)
+    macs = 3 * _macs(network, train.inputs) * len(train)
     points = sorted({round(last * i / (POINTS - 1)) for i in range(POINTS)})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -150,6 +147,21 @@ def _probe(bench: Bench, trials: int) -> _Probe:
     costs = [step * bench.steps + seen * examples for step, seen in paces]
     every = np.exp(np.interp(range(last + 1), points, np.log(costs))).tolist()
     return _Probe(every, overhead, macs, _bytes(bench, network))
+
+
+def _macs(network: nn.Module, inputs: Tensor) -> float:
+    """Multiply-accumulates of the forward pass of one example."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from prunephase.models.count import macs_of
+
+    try:
+        return sum(macs_of(network, tuple(inputs.shape[1:]), inputs.dtype).values())
+    except Exception:  # a user's network that needs numbers to run, not shapes alone
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval()(inputs[:1])
+        return counter.get_total_flops() / 2
 
 
 def _masks(bench: Bench, network: nn.Module, level: int) -> dict[str, Tensor]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from prunephase import prune
 from prunephase.measure.finding import Finding
-from prunephase.measure.passes import resting
 from prunephase.measure.reach import Reach, reach
+from prunephase.models.count import macs_of
 from prunephase.plugins import is_reference
 from prunephase.prune.layers import weights
 from prunephase.snapshot import Snapshot
@@ -44,21 +43,17 @@ def structure(snapshot: Snapshot) -> Finding:
 
 def macs(snapshot: Snapshot) -> float | None:
     """Multiply-accumulates of one example's forward pass, those of a layer times its density; None: not countable."""
-    network, masks = snapshot.network, snapshot.masks
-    layers = weights(network)
-    sizes = {layer: sum(network.get_parameter(name).numel() for name in names) for layer, names in layers.items()}
-    pruned = {
-        layer: sum(int((~masks[name]).sum()) for name in names if name in masks) for layer, names in layers.items()
-    }
+    network, masks, data = snapshot.network, snapshot.masks, snapshot.data
     try:
-        with resting(network) as twin, FlopCounterMode(display=False) as counter:
-            twin(snapshot.data.train.inputs[:1])
-    except Exception:  # an operation that torch cannot count, in a user's network
+        dense = macs_of(network, data.input_shape, data.dtype)
+    except Exception:  # an operation of a user's network that needs numbers
         return None
-    counts, kind = counter.get_flop_counts(), type(network).__name__
-    dense = {layer: sum(counts.get(f"{kind}.{layer}", {}).values()) for layer in layers}
-    spared = (pruned[layer] / sizes[layer] * dense[layer] for layer in layers)
-    return float(counter.get_total_flops() - sum(spared)) / 2
+    spared = 0.0
+    for layer, names in weights(network).items():
+        size = sum(network.get_parameter(name).numel() for name in names)
+        pruned = sum(int((~masks[name]).sum()) for name in names if name in masks)
+        spared += pruned / size * dense.get("" if layer == "whole" else layer, 0.0)
+    return sum(dense.values()) - spared
 
 
 def ahead(snapshot: Snapshot) -> dict[str, Tensor] | None:

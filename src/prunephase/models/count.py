@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import torch
@@ -26,13 +27,24 @@ def macs(
     spec = Model.model_validate_json(model)
     make = resolve(spec.name, plugins, "model.name") if is_reference(spec.name) else models.FAMILY[spec.name]
     with torch.device("meta"):
-        network = make(shape, classes, **spec.kwargs).eval()
-        for module in list(network.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
-                    setattr(module, name, nn.Identity())
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, *shape, dtype=dtype))
+        return _counted(make(shape, classes, **spec.kwargs), shape, dtype)
+
+
+def macs_of(network: nn.Module, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
+    """`macs` of a network that is there, which keeps every byte. Raises what it raises where there is no data."""
+    with torch.device("meta"):
+        return _counted(copy.deepcopy(network).to("meta"), shape, dtype)
+
+
+def _counted(network: nn.Module, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
+    """On the meta device: elsewhere, LSTMs and the layers of transformers are fused, and torch counts nothing."""
+    network.eval()
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
+                setattr(module, name, nn.Identity())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *shape, dtype=dtype))
     counted = {name: sum(said.values()) / 2 for name, said in counter.get_flop_counts().items() if name != "Global"}
     root = type(network).__name__
     whole = {name.removeprefix(root).removeprefix("."): float(count) for name, count in counted.items()}
