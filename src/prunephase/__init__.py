@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from prunephase.analysis.curve import Curve, Group, curve, read_curve
     from prunephase.analysis.phases import Phases, phases
+    from prunephase.data.custom import save_arrays
     from prunephase.errors import PrunephaseError, UserError
     from prunephase.reports import report
     from prunephase.runs import run
@@ -45,6 +46,7 @@ _HOMES = {
     "read_curve": "analysis.curve",
     "report": "reports",
     "run": "runs",
+    "save_arrays": "data.custom",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "read_curve",
     "report",
     "run",
+    "save_arrays",
 ]
 
 

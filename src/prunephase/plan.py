@@ -161,7 +161,7 @@ def _macs(network: nn.Module, inputs: Tensor) -> float:
     except Exception:  # a user's network that needs numbers to run, not shapes alone
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(inputs[:1])
-        return counter.get_total_flops() / 2
+        return float(counter.get_total_flops()) / 2
 
 
 def _masks(bench: Bench, network: nn.Module, level: int) -> dict[str, Tensor]:

@@ -11,11 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from prunephase import disk, execute, table
 from prunephase.errors import Exit, IncompatibleError, LockedError, StorageError, UserError
 from prunephase.events import EpochDone, Event, Note
+from prunephase.plugins import names
 from prunephase.sections import Data
 from prunephase.stop import Stop
 from prunephase.stopping import check as check_stop
@@ -66,11 +68,12 @@ def run(
     *,
     workers: int | None = None,
     device: str = "cpu",
-    plugins: Collection[str] = (),
+    plugins: Collection[str | ModuleType | Callable[..., Any]] = (),
 ) -> pl.DataFrame:
     """Train what is missing of `trials` and give the level table: one row per trial and level.
 
-    workers: processes, one per core by default. plugins: top-level modules that trials may name as module:function.
+    workers: processes, one per core by default. plugins: modules of yours that trials may name as module:function, by
+    their names or as they are, or functions in them.
     Finished levels are never trained again; interrupted ones resume. Trials that fail or diverge leave the others alone
     and keep the levels they finished: a warning names the failed ones, the table's `status` the diverged.
 
@@ -78,7 +81,7 @@ def run(
     IncompatibleError where the run cannot go on.
     """
     study = trials if isinstance(trials, Study) else Study("study", tuple(trials))
-    outcome = train(study, store, workers=workers, device=device, plugins=plugins)
+    outcome = train(study, store, workers=workers, device=device, plugins=names(plugins))
     problems = "; ".join(dict.fromkeys(outcome.failed.values()))
     grave = {Exit.STORAGE: StorageError, Exit.INCOMPATIBLE: IncompatibleError, Exit.LOCKED: LockedError}
     if outcome.code in grave:

@@ -6,10 +6,10 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from prunephase.errors import nearest
-from prunephase.plugins import is_reference
+from prunephase.plugins import is_reference, reference
 
 # Built-in names of the open families. The families live in modules that import torch; a study file is read without it.
 SOURCES = ("digits", "mnist", "cifar10", "cifar100", "tiny-imagenet", "npz", "table", "folder")
@@ -41,6 +41,10 @@ ANTIDOTES: dict[str, dict[str, Any]] = {
 OWN_ANTIDOTE: dict[str, Any] = {"kwargs": {}, "teacher": None, "teacher_model": None, "teacher_force": False}
 # Data whose content the program itself verifies: where they lie is not part of a trial's identity.
 VERIFIED_SOURCES = ("digits", "mnist")
+
+
+# A function itself, from Python, stands for its name.
+_NAMED = BeforeValidator(lambda value: reference(value) if callable(value) else value)
 
 
 def _family(names: tuple[str, ...]) -> AfterValidator:
@@ -75,7 +79,7 @@ class Frozen(BaseModel):
 class Data(Frozen):
     """Where examples come from and how they are split."""
 
-    source: Annotated[str, _family(SOURCES)] = Field(
+    source: Annotated[str, _NAMED, _family(SOURCES)] = Field(
         "digits",
         description="digits | mnist | cifar10 | cifar100 | tiny-imagenet | npz | table (csv, parquet) | folder (of "
         "images) | module:function",
@@ -118,7 +122,7 @@ class Data(Frozen):
 class Noise(Frozen):
     """How training labels are corrupted. Test labels never are."""
 
-    kind: Annotated[str, _family(NOISES)] = Field(
+    kind: Annotated[str, _NAMED, _family(NOISES)] = Field(
         "none",
         description="none | uniform-relabel (true class may be drawn) | symmetric-flip (always a wrong class) | "
         "asymmetric (class map) | pairflip (c -> c+1) | human (file of labels) | module:function",
@@ -160,7 +164,7 @@ class Noise(Frozen):
 class Model(Frozen):
     """The network: an ordinary nn.Module."""
 
-    name: Annotated[str, _family(MODELS)] = Field(
+    name: Annotated[str, _NAMED, _family(MODELS)] = Field(
         "lenet-300-100",
         description="lenet-300-100 | mlp (widths) | small-cnn (channels) | resnet18 (width, max_pool) | resnet101 "
         "(width) | vgg-like (delta, gamma) | vgg16 (width) | vit (patch, dim, depth, heads, mlp_dim, dropout) | "
@@ -223,7 +227,7 @@ class Recipe(Frozen):
 class Pruning(Frozen):
     """Which weights go, and how fast."""
 
-    criterion: Annotated[str, _family(CRITERIA)] = Field(
+    criterion: Annotated[str, _NAMED, _family(CRITERIA)] = Field(
         "magnitude", description="magnitude |w| | gradient |dL/dw * w| | random U(0,1) | module:function"
     )
     fraction: float = Field(0.2, gt=0, lt=1, description="share of the remaining weights removed per level")
@@ -323,7 +327,7 @@ def _own(kind: str) -> dict[str, Any]:
 class Antidote(Frozen):
     """What changes the objective to remove the dip. (l2 is recipe.weight_decay: coupled with sgd, else decoupled.)"""
 
-    kind: Annotated[str, _family(tuple(ANTIDOTES))] = Field(
+    kind: Annotated[str, _NAMED, _family(tuple(ANTIDOTES))] = Field(
         "none",
         description="none: cross-entropy alone | distill (from a teacher) | tether (L2-SP: to the weights that the "
         "level starts from) | label-smoothing | gce (generalised cross-entropy) | sce (symmetric cross-entropy) | elr "
@@ -364,6 +368,7 @@ class Antidote(Frozen):
     @classmethod
     def _with_defaults(cls, fields: Any) -> Any:
         kind = fields.get("kind", "none") if isinstance(fields, dict) else None
+        kind = reference(kind) if callable(kind) else kind
         own = _own(kind) if isinstance(kind, str) else {}
         return {**fields, **{k: v for k, v in own.items() if fields.get(k) is None}} if own else fields
 

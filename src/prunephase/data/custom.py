@@ -4,19 +4,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prunephase import disk, sections
 from prunephase import plugins as plugin
-from prunephase import sections
 from prunephase.data.files import from_names, in_a_line
 from prunephase.data.types import Arrays
-from prunephase.errors import UserError
+from prunephase.errors import UserError, nearest
 
+NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "y_clean")
 EXPECTED = "expected Arrays, arrays as a dict (x_train, y_train, ...) or a tuple, or torch data sets (train, test)"
 
 
@@ -35,6 +39,32 @@ def custom(spec: sections.Data, plugins: Collection[str]) -> Arrays:
         raise
     except Exception as problem:  # the user's code: any failure is theirs to see, in one line
         raise UserError(f"{say}: failed with {in_a_line(problem)}; mend the function") from problem
+
+
+def save_arrays(folder: str | Path, **arrays: Any) -> sections.Data:
+    """Keep arrays (or tensors) in `folder`, as one npz file named by its content, and give the data section of a trial.
+
+    arrays: x and y, or x_train, y_train and, where there are some, x_test, y_test, y_clean (true training labels); what
+    they may be, see `npz`. Equal arrays are one file; other ones are another trial, as is another folder. Raises
+    UserError for other names or values.
+    """
+    say, held, content = "save_arrays", dict[str, NDArray[np.generic]](), hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        if name not in NAMES:
+            raise UserError(f"{say}: '{name}': unknown name; {nearest(name, NAMES)}")
+        try:
+            held[name] = array = _array(values)
+        except ValueError:  # lists of unlike lengths
+            array = np.array(None)
+        if array.dtype == object:
+            raise UserError(f"{say}: {name}: is no array of numbers or of texts; expected examples of one shape")
+        content.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
+    from_names(held, say)
+    path, packed = Path(folder) / f"{content.hexdigest()[:32]}.npz", BytesIO()
+    np.savez(packed, **held)  # type: ignore[arg-type]
+    disk.write(path, packed.getvalue(), path.parent)
+    return sections.Data(source="npz", path=path.as_posix())
 
 
 def _arrays(found: Any, say: str) -> Arrays:
