@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prunephase import data, runs, sections, tensors
 from prunephase.antidotes import Given, distillation
 from prunephase.engine import Batch, Objective
-from prunephase.errors import UserError
+from prunephase.errors import IncompatibleError, UserError
 from prunephase.store import Store
 from prunephase.trial import Trial, remaining_weights
 
@@ -270,6 +270,28 @@ def test_what_a_network_cannot_read_is_said_in_one_line(tmp_path: Path) -> None:
     refused(
         trial("seeing", **flipped), "data.normalise = 'keep' leaves them torch.uint8; leave one of them out", tmp_path
     )
+
+
+WIDTH = [4]
+
+
+def wide(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(shape[0] * shape[1], WIDTH[0]), nn.ReLU(), nn.Linear(WIDTH[0], classes)
+    )
+
+
+def test_levels_of_a_network_whose_code_has_changed_are_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(levels: int) -> None:
+        one = trial("wide", source="series", model={"name": "test_own:wide"}, pruning={"levels": levels})
+        runs.run([one], tmp_path, workers=1, plugins=["test_own"])
+
+    run(1)
+    monkeypatch.setattr("test_own.WIDTH", [5])
+    with pytest.raises(IncompatibleError, match=r"network has changed since it began \(1.weight: 48 -> 60 weights"):
+        run(2)
 
 
 def same(given: Given) -> Objective:

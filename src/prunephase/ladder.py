@@ -84,6 +84,7 @@ def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int], st
                 store.set_aside(name, level)
                 yield Note(name, f"level {level} does not follow from the record before it: set aside, made again")
             _same_numerics(parent, bench)
+            _same_network(parent, bench)
             found, state = yield from _level(trial, level, bench, store, parent, made.get(level - 1))
             made = {level: state}
         if found.body["status"] != "ok" and (level == 0 or not trial.side_by_side):
@@ -153,6 +154,18 @@ def _same_numerics(parent: Record, bench: Bench) -> None:
         raise IncompatibleError(
             f"trial {parent.body['trial']}: finished levels were made under other numerics ({changed}); "
             "go on with --allow-numerics-change (recorded), or use another --store"
+        )
+
+
+def _same_network(parent: Record, bench: Bench) -> None:
+    """Refuse to go on with another network than the finished levels had: somebody changed the code that makes it."""
+    layers, now = parent.body.get("layers"), bench.prunable[0]
+    was = {name: size for name, (_, size) in layers.items()} if layers else now
+    if was != now:
+        name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
+        raise IncompatibleError(
+            f"trial {parent.body['trial']}: the network has changed since it began ({name}: {was.get(name, 0):,} -> "
+            f"{now.get(name, 0):,} weights that may be pruned); restore its code, or use another --store"
         )
 
 
