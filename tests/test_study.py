@@ -361,3 +361,103 @@ def test_a_folder_or_a_missing_file_is_refused_with_a_hint(tmp_path: Path, monke
         with pytest.raises(UserError, match=words) as error:
             load(path)
         assert len(lines(error)) == 1
+
+
+ARMS = """
+[arms.none]
+[arms.l2]
+recipe.weight_decay = 1e-3
+[arms.distil]
+"antidote" = {kind = "distill", teacher = "dense"}
+recipe.decay_by = {"*.bias" = 0.5}
+"""
+
+
+def test_each_arm_is_combined_with_the_grid_and_the_seeds_and_comes_last(tmp_path: Path) -> None:
+    study = load(write(tmp_path, BASE + '[grid]\n"noise.rate" = [0.1, 0.4]\n' + ARMS))
+    found = [(arm, t.noise.rate, t.seed) for arm, t in zip(study.arms, study.trials, strict=True)]
+    assert found == [(arm, r, s) for arm in ("none", "l2", "distil") for r in (0.1, 0.4) for s in (0, 1)]
+    assert [t.recipe.weight_decay for t in study.trials] == [0.0] * 4 + [1e-3] * 4 + [0.0] * 4
+    assert {t.antidote.teacher for t in study.trials[-4:]} == {"dense"}
+    assert study.trials[-1].recipe.decay_by == {"*.bias": 0.5}
+    decayed = load(tmp_path / "study.toml", ["recipe.weight_decay=0.1", "recipe.lr=0.2"])
+    assert [t.recipe.weight_decay for t in decayed.trials] == [0.1] * 4 + [1e-3] * 4 + [0.1] * 4
+    assert {t.recipe.lr for t in decayed.trials} == {0.2}
+    longer = load(tmp_path / "study.toml", ["arms.l2.recipe.epochs=9"])
+    assert [t.recipe.epochs for t in longer.trials] == [3] * 4 + [9] * 4 + [3] * 4
+
+
+def test_an_arm_is_no_part_of_a_trial(tmp_path: Path) -> None:
+    plain, named = load(write(tmp_path, BASE)), load(write(tmp_path, BASE + "[arms.none]", "named.toml"))
+    assert plain.trials == named.trials
+    assert plain.digest() == named.digest()
+    assert (plain.arms, named.arms) == ((), ("none", "none"))
+
+
+def test_a_shard_keeps_the_arms_of_its_trials(tmp_path: Path) -> None:
+    whole = load(write(tmp_path, BASE + ARMS))
+    arm_of = {t.digest(): arm for t, arm in zip(whole.trials, whole.arms, strict=True)}
+    parts = [whole.shard(i, 3) for i in (1, 2, 3)]
+    assert sum(len(part.trials) for part in parts) == len(whole.trials)
+    for part in parts:
+        assert part.arms == tuple(arm_of[trial.digest()] for trial in part.trials)
+
+
+def test_arms_are_inherited_scaled_and_written_out(scaled: Path) -> None:
+    write(
+        scaled,
+        '# with arms\nextends = "preset:own"\n' + ARMS + "[scales.small.arms.l2]\nrecipe.lr = 0.9\n",
+        "arms.toml",
+    )
+    assert preset("arms") == preset("own")
+    for name in ("arms", "arms:small"):
+        study = load(write(scaled, preset_text(name), "written.toml"))
+        assert study == load(f"preset:{name}")
+        assert set(study.arms) == {"none", "l2", "distil"}
+    assert {t.recipe.lr for arm, t in zip(study.arms, study.trials, strict=True) if arm == "l2"} == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        ({"l2": 3}, "expected tables of changed fields"),
+        ([1], "expected tables of changed fields"),
+        (
+            {"l2": {"recipe.weigth_decay": 1}},
+            "arms.l2: recipe.weigth_decay: unknown field; did you mean 'weight_decay'?",
+        ),
+        ({"l2": {"recipe": {"lr": -1}}}, "arms.l2: recipe.lr = -1: "),
+        ({"l2": {"nosie.rate": 0.2}}, "did you mean 'noise'?"),
+        ({"l2": {"seed": 3}}, "write seeds"),
+        ({"none": {}, "l2": {}}, "same trial"),
+        ({"a\nb": {}}, "expected a name"),
+        ({"": {}}, "expected a name"),
+        ({"x" * 41: {}}, "expected a name"),
+        ({str(i): {} for i in range(100_001)}, "at most 100,000"),
+    ],
+)
+def test_a_bad_arm_is_refused_in_one_line(arms: Any, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse({"arms": arms})
+    assert words in str(error.value)
+    assert len(lines(error)) == 1
+
+
+def test_a_fault_of_the_base_is_told_once_whatever_the_arms() -> None:
+    with pytest.raises(UserError) as error:
+        parse({"recipe": {"lr": -1}, "arms": {"none": {}, "l2": {"recipe.weight_decay": -1}}})
+    assert [line.partition(" =")[0] for line in lines(error)] == [
+        "study: recipe.lr",
+        "study: arms.l2: recipe.weight_decay",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("arms.l2.recipe.lrr=1", "did you mean 'lr'?"), ("arms=3", "expected tables"), ("arms.new={}", "same trial")],
+)
+def test_a_bad_set_of_an_arm_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(write(tmp_path, BASE + ARMS), [text])
+    assert words in str(error.value)
+    assert len(lines(error)) == 1

@@ -54,7 +54,7 @@ def wanted(study: Study, store: str | Path, diagnoses: Sequence[Diagnosis], leve
     diagnosis says. Raises UserError where nothing is finished or a level is unknown.
     """
     place = view(store, study)
-    rows = table.levels(place, study.trials)
+    rows = table.levels(place, study.trials, study.arms)
     if rows.is_empty():
         raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its store")
     stories = roles(rows)

@@ -90,7 +90,7 @@ def run(
         warnings.warn(outcome.note, stacklevel=2)
     if outcome.failed:
         warnings.warn(f"{len(outcome.failed)} of {len(study.trials)} trials failed: {problems}", stacklevel=2)
-    return table.levels(view(store, study), study.trials)
+    return table.levels(view(store, study), study.trials, study.arms)
 
 
 def train(

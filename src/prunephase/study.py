@@ -14,27 +14,45 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from prunephase.errors import UserError, nearest
+from prunephase.expansion import (
+    VARIED,
+    altered,
+    arms_of,
+    axes_of,
+    changed,
+    check_path,
+    combinations,
+    merged,
+    paths,
+    problems_of,
+    section_of,
+    short,
+    stop_of,
+    validated,
+)
 from prunephase.stop import NEVER, Stop
 from prunephase.trial import Trial, canonical_json
 
 MAX_BYTES = 1_000_000  # a study file is read whole; a larger one is a mistake or an attack
 MAX_DEPTH = 16
 MAX_TRIALS = 100_000
-STUDY_FIELDS = ("name", "seeds", "extends", "grid", "scales", "stop", *(f for f in Trial.model_fields if f != "seed"))
+STUDY_FIELDS = ("name", "seeds", "extends", "grid", "arms", "scales", "stop", *VARIED)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of trials, in the order in which the grid was written, seeds innermost.
+    """A named list of trials, in the order in which arms and grid were written, seeds innermost.
 
+    arms: the name of each trial's arm; empty where the study has none. It is no part of a trial, nor of its digest.
     stop: by which rule their ladders end by themselves; it changes no trial and no level.
     """
 
     name: str
     trials: tuple[Trial, ...]
+    arms: tuple[str, ...] = ()
     stop: Stop = NEVER
 
     def digest(self) -> str:
@@ -59,8 +77,9 @@ class Study:
             load, part = heapq.heappop(parts)
             heapq.heappush(parts, (load + work(places), part))
             chosen += places if part == index else []
-        mine = tuple(self.trials[place] for place in sorted(chosen))
-        return Study(f"{self.name} (shard {index} of {of})", mine, self.stop)
+        chosen.sort()
+        trials, arms = (tuple(held[place] for place in chosen) if held else () for held in (self.trials, self.arms))
+        return Study(f"{self.name} (shard {index} of {of})", trials, arms, self.stop)
 
 
 def family(trial: Trial) -> bytes:
@@ -90,29 +109,31 @@ def parse(fields: Mapping[str, Any], origin: str = "study") -> Study:
     ]
     name = fields.get("name", "study")
     if not isinstance(name, str) or not name.strip() or len(name) > 200 or any(ord(c) < 32 for c in name):
-        problems.append(f"name = {_short(name)}: expected a line of text, at most 200 characters")
+        problems.append(f"name = {short(name)}: expected a line of text, at most 200 characters")
     seeds = fields.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or any(type(s) is not int or s < 0 for s in seeds):
-        problems.append(f"seeds = {_short(seeds)}: expected a list of whole numbers from 0, such as [0, 1, 2]")
+        problems.append(f"seeds = {short(seeds)}: expected a list of whole numbers from 0, such as [0, 1, 2]")
         seeds = [0]
     elif len(set(seeds)) < len(seeds):
-        problems.append(f"seeds = {_short(seeds)}: a seed stands twice; every replicate needs its own")
-    axes = _axes(fields.get("grid", {}), problems)
+        problems.append(f"seeds = {short(seeds)}: a seed stands twice; every replicate needs its own")
+    axes = axes_of(fields.get("grid", {}), problems)
     if not isinstance(scales := fields.get("scales", {}), dict) or any(
         not isinstance(v, dict) for v in scales.values()
     ):
-        problems.append(f"scales = {_short(scales)}: expected tables of changed fields, such as [scales.small]")
-    stop = _stop(fields.get("stop", {}), problems)
+        problems.append(f"scales = {short(scales)}: expected tables of changed fields, such as [scales.small]")
+    stop = stop_of(fields.get("stop", {}), problems)
+    arms = arms_of(fields.get("arms", {}), problems)
     base = {k: v for k, v in fields.items() if k in Trial.model_fields and k != "seed"}
-    size = len(seeds) * math.prod(len(values) for values in axes.values())
+    size = max(1, len(arms)) * len(seeds) * math.prod(len(values) for values in axes.values())
     if size > MAX_TRIALS:
         raise UserError(f"{origin}: grid: {size:,} trials; at most {MAX_TRIALS:,}")
-    combinations = [changed(base, dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
-    problems += [problem for fields in combinations for problem in _problems(fields)]
-    if problems:
-        raise UserError("\n".join(f"{origin}: {p}" for p in dict.fromkeys(problems)))
-    trials = [Trial.model_validate({**fields, "seed": s}) for fields in combinations for s in seeds]
-    return Study(name, _distinct(trials, origin), stop)
+    crossed = combinations(base, axes)
+    common = [problem for held in crossed for problem in problems_of(held)]
+    problems += common
+    made = [(arm, altered(held, changes)) for arm, changes in (arms or {"": {}}).items() for held in crossed]
+    problems += [f"arms.{arm}: {text}" for arm, held in made for text in problems_of(held) if text not in common]
+    trials = validated([{**held, "seed": seed} for _, held in made for seed in seeds], problems, origin)
+    return Study(name, trials, tuple(arm for arm, _ in made for _ in seeds) if arms else (), stop)
 
 
 def grid(base: Trial, **axes: Any) -> list[Trial]:
@@ -124,21 +145,14 @@ def grid(base: Trial, **axes: Any) -> list[Trial]:
 
     Raises UserError for a path that does not exist or a value that is not allowed.
     """
-    paths = {k.replace("__", "."): _as_values(v) for k, v in axes.items()}
+    axes = {k.replace("__", "."): _as_values(v) for k, v in axes.items()}
     problems: list[str] = []
-    for path in paths:
-        _check_path(path, (*Trial.model_fields,), "grid", problems)
+    for path in axes:
+        check_path(path, (*Trial.model_fields,), "grid", problems)
     if problems:
         raise UserError("\n".join(problems))
-    bottom = base.model_dump(mode="json")
-    combinations = [
-        changed(bottom, dict(zip(paths, values, strict=True))) for values in itertools.product(*paths.values())
-    ]
-    problems = [problem for fields in combinations for problem in _problems(fields)]
-    if problems:
-        raise UserError("\n".join(f"grid: {p}" for p in dict.fromkeys(problems)))
-    trials = [Trial.model_validate(fields) for fields in combinations]
-    return list(_distinct(trials, "grid"))
+    crossed = combinations(base.model_dump(mode="json"), axes)
+    return list(validated(crossed, [text for held in crossed for text in problems_of(held)], "grid"))
 
 
 def preset(name: str) -> Trial:
@@ -147,7 +161,7 @@ def preset(name: str) -> Trial:
     >>> preset("he2022-mnist").recipe.epochs
     200
     """
-    fields = {k: v for k, v in read(f"preset:{name}").items() if k != "grid"}
+    fields = {k: v for k, v in read(f"preset:{name}").items() if k not in ("grid", "arms")}
     return parse(fields, f"preset:{name}").trials[0]
 
 
@@ -187,9 +201,7 @@ def _at_scale(origin: str, fields: dict[str, Any]) -> dict[str, Any]:
     if scale not in known:
         remedy = nearest(scale, known) if known else "it has only the full one"
         raise UserError(f"{origin}: no scale '{scale}'; {remedy}")
-    for key, value in known[scale].items():
-        fields = changed(fields, {key: value}) if "." in key else _merged(fields, {key: value})
-    return fields
+    return altered(fields, known[scale])
 
 
 def _preset_names() -> list[str]:
@@ -207,16 +219,18 @@ def _written(fields: Mapping[str, Any]) -> str:
     """Nested fields as a TOML file, each with what it means."""
     lines = [f"{key} = {_toml(fields[key])}" for key in ("name", "seeds") if key in fields]
     for section in (*Trial.model_fields, "stop"):
-        model, values = _section(section), fields.get(section)
+        model, values = section_of(section), fields.get(section)
         if model is not None and isinstance(values, dict):
             lines += ["", f"[{section}]"]
             for key, value in values.items():
                 described = model.model_fields[key].description if key in model.model_fields else None
                 lines.append(f"{key} = {_toml(value)}" + (f"  # {described}" if described else ""))
     if fields.get("grid"):
-        axes = _paths(fields["grid"])
+        axes = paths(fields["grid"])
         lines += ["", "[grid]  # the study is the product of all lines"]
         lines += [f'"{path}" = {_toml(values)}' for path, values in axes.items()]
+    for arm, changes in fields.get("arms", {}).items():
+        lines += ["", f"[arms.{json.dumps(arm)}]", *(f"{json.dumps(k)} = {_toml(v)}" for k, v in changes.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -227,10 +241,11 @@ def schema() -> str:
         "seeds             list of whole numbers, one replicate each; [0] by default",
         "extends           'preset:NAME' or a file whose fields this one changes",
         '[grid]            "section.field" = [values]; the study is the product of all lines',
+        "[arms.NAME]       changed fields of one arm, which come last; the study has each arm with the whole grid",
         "[scales.small]    changed fields, taken where the preset is named preset:NAME:small",
     ]
     for section in (*Trial.model_fields, "stop"):
-        if (model := _section(section)) is None:
+        if (model := section_of(section)) is None:
             continue
         lines += ["", f"[{section}]  {(model.__doc__ or '').splitlines()[0]}"]
         for name, field in model.model_fields.items():
@@ -259,10 +274,10 @@ def _read(origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if parent is None:
         return _at_scale(origin, fields)
     if not isinstance(parent, str):
-        raise UserError(f"{origin}: extends = {_short(parent)}: expected 'preset:NAME' or the path of a file")
+        raise UserError(f"{origin}: extends = {short(parent)}: expected 'preset:NAME' or the path of a file")
     if not parent.startswith("preset:") and folder is not None:
         parent = str(folder / parent)
-    return _at_scale(origin, _merged(_read(parent, (*seen, origin)), fields))
+    return _at_scale(origin, merged(_read(parent, (*seen, origin)), fields))
 
 
 def _text(path: Path) -> str:
@@ -281,13 +296,13 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as problem:
         hint = f"; a preset is named preset:{path}" if str(path) in presets() else ""
         reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise UserError(f"{_short(str(path))}: cannot be read: {reason}{hint}") from None
+        raise UserError(f"{short(str(path))}: cannot be read: {reason}{hint}") from None
 
 
 def _override(text: str) -> tuple[str, Any]:
     dotted, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--set {_short(text)}: expected path=value, such as noise.rate=0.4")
+        raise UserError(f"--set {short(text)}: expected path=value, such as noise.rate=0.4")
     try:
         return dotted.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -296,134 +311,13 @@ def _override(text: str) -> tuple[str, Any]:
 
 def _set(fields: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     problems: list[str] = []
-    _check_path(dotted, STUDY_FIELDS, origin, problems)
+    check_path(dotted, STUDY_FIELDS, origin, problems)
     if problems:
         raise UserError(problems[0])
     axes = fields.get("grid")
     if isinstance(axes, dict):  # what is set by hand is no longer varied
-        fields["grid"] = {path: values for path, values in _paths(axes).items() if path != dotted}
+        fields["grid"] = {path: values for path, values in paths(axes).items() if path != dotted}
     fields.update(changed(fields, {dotted: value}))
-
-
-def _axes(raw: Any, problems: list[str]) -> dict[str, list[Any]]:
-    """[grid] as {dotted path: values}; `noise.rate = [...]` without quotes nests in TOML and means the same."""
-    if not isinstance(raw, dict):
-        problems.append(f'grid = {_short(raw)}: expected a table, such as [grid] and "noise.rate" = [0.2, 0.4]')
-        return {}
-    axes = {}
-    for dotted, values in _paths(raw).items():
-        if dotted == "seed":
-            problems.append("grid.seed: write seeds = [...] at the top instead")
-        elif _check_path(dotted, (*(f for f in Trial.model_fields if f != "seed"),), "grid", problems):
-            if not isinstance(values, list) or not values:
-                problems.append(f'grid."{dotted}" = {_short(values)}: expected a list of values')
-            else:
-                axes[dotted] = values
-    return axes
-
-
-def _paths(axes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables as one of dotted paths."""
-    flat: dict[str, Any] = {}
-    for key, value in axes.items():
-        inner = {f"{key}.{k}": v for k, v in _paths(value).items()} if isinstance(value, dict) else {}
-        flat |= inner or {key: value}
-    return flat
-
-
-def _check_path(dotted: str, sections: Sequence[str], origin: str, problems: list[str]) -> bool:
-    section, _, field = dotted.partition(".")
-    if section not in sections:
-        problems.append(f"{origin}: '{dotted}': unknown field; {nearest(section, sections)}")
-        return False
-    model = _section(section)
-    known = model.model_fields if model is not None else {}
-    if field and section not in ("grid",) and field.partition(".")[0] not in known:
-        problems.append(f"{origin}: '{dotted}': unknown field; {nearest(field, known)}")
-        return False
-    return True
-
-
-def _section(name: str) -> type[BaseModel] | None:
-    """What a section of a study file holds; None where `name` is no section."""
-    if name == "stop":
-        return Stop
-    info = Trial.model_fields.get(name)
-    model = None if info is None else info.annotation
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
-
-
-def changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested `fields` with dotted paths set; a table given for a section is merged into it.
-
-    >>> changed({"noise": {"kind": "pairflip"}}, {"noise.rate": 0.2, "model": {"name": "mlp"}})
-    {'noise': {'kind': 'pairflip', 'rate': 0.2}, 'model': {'name': 'mlp'}}
-    """
-    result = dict(fields)
-    for dotted, value in changes.items():
-        head, _, rest = dotted.partition(".")
-        if rest:
-            inner = result.get(head)
-            result[head] = changed(inner if isinstance(inner, dict) else {}, {rest: value})
-        elif isinstance(value, dict) and isinstance(result.get(head), dict):
-            result[head] = {**result[head], **value}
-        else:
-            result[head] = value
-    return result
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict) and key not in ("map", "kwargs")
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
-def _problems(fields: Mapping[str, Any]) -> list[str]:
-    """One line per bad field of a trial: path, value, what is allowed."""
-    try:
-        Trial.model_validate(fields)
-    except ValidationError as refused:
-        return [_problem(error) for error in refused.errors(include_url=False)]
-    return []
-
-
-def _stop(raw: Any, problems: list[str]) -> Stop:
-    """[stop] as values; one line per bad field goes to `problems`."""
-    try:
-        return Stop.model_validate(raw)
-    except ValidationError as refused:
-        errors = refused.errors(include_url=False)
-        problems += [_problem({**error, "loc": ("stop", *error["loc"])}) for error in errors]
-        return NEVER
-
-
-def _problem(error: Any) -> str:
-    path, value = ".".join(map(str, error["loc"])), error["input"]
-    kind, message = error["type"], error["msg"]
-    if kind == "extra_forbidden":
-        known = (_section(str(error["loc"][0])) or Trial).model_fields
-        return f"{path}: unknown field; {nearest(str(error['loc'][-1]), known)}"
-    if kind == "literal_error":
-        allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{path} = {_short(value)}: {nearest(str(value), allowed)}"
-    message = message.removeprefix("Value error, ").replace("Input should", "should")
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        message = f"should be a table, written [{path}]"
-    if kind == "value_error" and isinstance(value, dict):
-        return f"{path}: {message}"
-    return f"{path} = {_short(value)}: {message}"
-
-
-def _distinct(trials: Iterable[Trial], origin: str) -> tuple[Trial, ...]:
-    result = list(trials)
-    seen: set[str] = set()
-    for trial in result:
-        if (digest := trial.digest()) in seen:
-            raise UserError(f"{origin}: grid: two combinations give the same trial (seed {trial.seed}); remove a value")
-        seen.add(digest)
-    return tuple(result)
 
 
 def _as_values(value: Any) -> list[Any]:
@@ -440,12 +334,6 @@ def _depth(value: Any) -> int:
         children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
         stack += [(child, depth + 1) for child in children]
     return deepest
-
-
-def _short(value: Any) -> str:
-    """`value` on one line, control characters escaped, cut at 60 characters."""
-    text = repr(value) if not isinstance(value, str) else ascii(value) if not value.isprintable() else f"'{value}'"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _toml(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from prunephase import __version__
+from prunephase.analysis.curve import ARM
 from prunephase.store import Record, Store
 from prunephase.study import Study
 from prunephase.trial import Trial, canonical_json
@@ -16,14 +17,15 @@ from prunephase.trial import Trial, canonical_json
 ROWS = 2_000  # made into a frame at once: as Python objects a row takes 9 KB
 
 
-def levels(store: Store, trials: Sequence[Trial]) -> pl.DataFrame:
+def levels(store: Store, trials: Sequence[Trial], arms: Sequence[str] = ()) -> pl.DataFrame:
     """One row per finished (trial, level): the trial's fields under dotted names, counts, the last epoch's measures.
 
-    Headline measures are those of the last epoch. `best_*` names the epoch that the validation split chose;
-    `oracle_*` the one that the test split would have chosen: for comparison with papers only. Findings of diagnoses add
-    their headline numbers. `ended`, where a stop rule ended ladders (`stopping.view`): whether it did so at this level.
+    arms: the name of each trial's arm, as `Study.arms` has it: a column more. Headline measures are those of the last
+    epoch. `best_*` names the epoch that the validation split chose; `oracle_*` the one that the test split would have
+    chosen: for comparison with papers only. Findings of diagnoses add their headline numbers. `ended`, where a stop
+    rule ended ladders (`stopping.view`): whether it did so at this level.
     """
-    rows = _rows(store, trials)
+    rows = _rows(store, trials, arms)
     frames = [pl.DataFrame(part, infer_schema_length=None) for part in iter(lambda: list(islice(rows, ROWS)), [])]
     frame = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
     # A column may hold nothing at all, as where every trial diverged; it keeps its type.
@@ -74,9 +76,10 @@ def provenance(store: Store, study: Study) -> dict[str, Any]:
     }
 
 
-def _rows(store: Store, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
-    for trial in trials:
-        fixed = {"trial": trial.digest(), **_flat(trial)}
+def _rows(store: Store, trials: Sequence[Trial], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
+    named = [{ARM: arm} for arm in arms] or [{}] * len(trials)
+    for trial, arm in zip(trials, named, strict=True):
+        fixed = {"trial": trial.digest(), **arm, **_flat(trial)}
         chain, end = store.ladder(trial)
         for record in chain:
             ended = {} if end is None else {"ended": record.body["level"] == end}

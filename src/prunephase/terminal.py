@@ -145,8 +145,11 @@ def _line(name: str, event: Any) -> str:
 def names(study: Study) -> dict[str, str]:
     """What sets each trial apart, for people."""
     rows = [t.flat() for t in study.trials]
-    varying = [k for k in (rows[0] if rows else {}) if k != "seed" and len({str(r[k]) for r in rows}) > 1]
+    arms = study.arms or ("",) * len(rows)
+    count = len(set(arms))
+    names = [k for k in (rows[0] if rows else {}) if k != "seed"]
+    varying = [k for k in names if len({(arm, str(r[k])) for arm, r in zip(arms, rows, strict=True)}) > count]
     return {
-        t.digest(): " ".join([*(f"{k.split('.')[-1]}={r[k]}" for k in varying), f"seed {t.seed}"])
-        for t, r in zip(study.trials, rows, strict=True)
+        t.digest(): " ".join(filter(None, [arm, *(f"{k.split('.')[-1]}={r[k]}" for k in varying), f"seed {t.seed}"]))
+        for t, r, arm in zip(study.trials, rows, arms, strict=True)
     }

@@ -18,6 +18,7 @@ from prunephase.errors import UserError, nearest
 Floats = NDArray[np.float64]
 
 TEST, TRAIN = "test_accuracy", "train_accuracy"
+ARM = "arm"  # column that names the arms of a study, where it has some
 NEEDED = ("seed", "level", "sparsity")
 KNOWN = ("sparsity", TEST, TRAIN, "seed", "level")
 FEWEST = 3  # levels: before, at and after a dip
@@ -67,7 +68,8 @@ class Curve:
 def curve(table: pl.DataFrame, y: str = TEST, by: Sequence[str] | None = None) -> Curve:
     """Gather a level table, one row per trial and level, into curves with one value per seed and level.
 
-    `by`: columns that tell the curves apart; default: every dotted trial field (`noise.rate`, ...) that varies.
+    `by`: columns that tell the curves apart; default: every dotted trial field (`noise.rate`, ...) that varies, or,
+    where the table names arms, the arm and the fields that vary within one.
     `Group.test` holds the column `y`, NaN where a level is missing or `status` is "diverged".
 
     >>> rows = [{"noise.rate": r, "seed": 0, "level": i, "sparsity": i / 4, "test_accuracy": 1 - r} for r in (0.2, 0.4)
@@ -101,8 +103,11 @@ def split(table: pl.DataFrame, by: Sequence[str] | None = None) -> list[tuple[di
 
 
 def _varying(table: pl.DataFrame) -> tuple[str, ...]:
+    arms = table[ARM].to_list() if ARM in table.columns else [None] * table.height
+    count = len(set(arms))
     dotted = [name for name in table.columns if "." in name]
-    return tuple(name for name in dotted if len({repr(value) for value in table[name].to_list()}) > 1)
+    varying = (name for name in dotted if len({*zip(arms, map(repr, table[name].to_list()), strict=True)}) > count)
+    return (*((ARM,) if count > 1 else ()), *varying)
 
 
 def _rank(value: Any) -> tuple[int, Any]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prunephase import study
 from prunephase.errors import UserError, nearest
+from prunephase.expansion import changed
 from prunephase.study import Study
 
 
@@ -87,9 +88,9 @@ class Plan(Frozen):
             raise UserError(f"--scale {scale}: unknown; {nearest(scale, self.scales)}")
         variant = self.studies[name]
         base = self.bases[variant.base]
-        fields = study.changed(study.read(f"preset:{base.preset}"), base.scales[scale])
+        fields = changed(study.read(f"preset:{base.preset}"), base.scales[scale])
         own = {"name": name, "seeds": list(self.seeds), "grid": {}, "scales": {}}
-        return study.parse(study.changed(fields, variant.changes) | own, f"claims, study {name}")
+        return study.parse(changed(fields, variant.changes) | own, f"claims, study {name}")
 
     def whole(self, scale: str) -> Study:
         """Every trial that the claims need, once."""

@@ -140,8 +140,8 @@ def table(
     chosen = where.load(study)
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise UserError(f"-o {output}: expected a name that ends in .csv or .parquet")
-    make = tables.epochs if epochs else tables.levels
-    frame = make(where.view(chosen), chosen.trials)
+    place = where.view(chosen)
+    frame = tables.epochs(place, chosen.trials) if epochs else tables.levels(place, chosen.trials, chosen.arms)
     if frame.is_empty():
         raise UserError(f"{where.store}: holds no finished level of '{chosen.name}'; run it first, or name its --store")
     if output is not None and output.suffix == ".parquet":

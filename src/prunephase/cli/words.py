@@ -91,7 +91,7 @@ class Where:
         """The finished levels of a study; an error where there are none."""
         from prunephase import table
 
-        frame = table.levels(self.view(study), study.trials)
+        frame = table.levels(self.view(study), study.trials, study.arms)
         if frame.is_empty():
             raise UserError(
                 f"{self.store}: holds no finished level of '{study.name}'; run it first, or name its --store"

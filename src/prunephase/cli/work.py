@@ -198,7 +198,7 @@ def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool, par
     from prunephase.terminal import clean, names, summary
 
     answers = []
-    frame, ended = tables.levels(view(store, study), study.trials), endings(store, study)
+    frame, ended = tables.levels(view(store, study), study.trials, study.arms), endings(store, study)
     if not frame.is_empty():
         groups = [(group, detect(group)) for group in curve(frame).groups()]
         answers = [{"group": dict(g.key), **p.as_json()} for g, p in groups]

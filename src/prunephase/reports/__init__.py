@@ -38,7 +38,7 @@ def report(
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
     place, page = view(store, chosen), Path(output)
     kind = kind_of(page)
-    levels = table.levels(place, chosen.trials)
+    levels = table.levels(place, chosen.trials, chosen.arms)
     if levels.is_empty():
         raise UserError(f"{store}: holds no finished level of '{chosen.name}'; run it first, or name its store")
     content: str | bytes
