@@ -78,7 +78,8 @@ class Study:
             heapq.heappush(parts, (load + work(places), part))
             chosen += places if part == index else []
         chosen.sort()
-        trials, arms = (tuple(held[place] for place in chosen) if held else () for held in (self.trials, self.arms))
+        trials = tuple(self.trials[place] for place in chosen)
+        arms = tuple(self.arms[place] for place in chosen if self.arms)
         return Study(f"{self.name} (shard {index} of {of})", trials, arms, self.stop)
 
 

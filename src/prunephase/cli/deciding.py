@@ -1,4 +1,4 @@
-"""Commands that decide about finished ladders: when to stop, which level to take."""
+"""Commands that decide about finished ladders: when to stop, which level to take, which antidote; and their cost."""
 
 from __future__ import annotations
 
@@ -159,6 +159,71 @@ def select(
             for own in one.own
         ]
         print(f"{aligned(head, rows)}\n")
+    return Exit.OK
+
+
+@app.command(help_epilogue=examples("prunephase arms preset:antidotes", "prunephase arms study.toml --json"))
+def arms(
+    study: StudyFile,
+    *,
+    where: Where = HERE,
+    json: Json = False,
+) -> int:
+    """Compare the arms of a study, such as antidotes, with its arm "none": dip, accuracy, cost; which one to use.
+
+    Differences are paired by seed, p-values adjusted over the arms after Holm. Validation takes levels and the arm; the
+    test set only judges (docs/antidotes.md).
+    """
+    from prunephase.analysis.advice import sentence
+    from prunephase.analysis.arms import benches
+    from prunephase.spent import spent
+    from prunephase.store import Store
+    from prunephase.terminal import clean
+
+    whole = where.load(study)
+    found = benches(where.levels(whole), spent(Store(where.store), whole.trials, where.plugins))
+    if not found:
+        raise UserError(
+            f"'{whole.name}': no arms to compare; write [arms.none] and an arm beside it (docs/antidotes.md)"
+        )
+    if json:
+        benched = [{"sentence": sentence(bench), **bench.as_json()} for bench in found]
+        print_json({"study": whole.name, "store": str(where.store), "benches": benched})
+        return Exit.OK
+    head = (
+        "arm",
+        "n",
+        "dip",
+        "depth",
+        "dense",
+        "chosen by validation",
+        "less none, points",
+        "p, Holm",
+        "cost",
+        "seconds",
+    )
+    for bench in found:
+        print(clean(", ".join(f"{name} = {value}" for name, value in bench.key.items())), end="\n" if bench.key else "")
+        rows = []
+        for arm in bench.arms:
+            gain, costs = arm.against.get("chosen"), arm.costs
+            rows.append(
+                (
+                    arm.name,
+                    str(arm.values["dense"].n),
+                    arm.phases.verdict if arm is bench.arms[0] else arm.dip(bench.plain),
+                    *(points(arm.values[name]) for name in ("depth", "dense", "chosen")),
+                    points(gain) if gain else "",
+                    f"{gain.adjusted:.3f}" if gain and gain.adjusted is not None else "",
+                    *(f"{costs[name]:.2f}" if name in costs else "-" for name in ("with_teacher_forward", "seconds")),
+                )
+            )
+        print(clean(aligned(head, rows)))
+        print(clean(f"{sentence(bench)}\n"))
+    print(
+        "Means over n seeds with 95 % Student-t intervals, in percent and points. depth: of the dip below the lower of "
+        "its sides. cost, seconds: relative to none, teachers' trainings and forward passes counted."
+    )
     return Exit.OK
 
 

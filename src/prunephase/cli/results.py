@@ -226,5 +226,5 @@ def report(
     chosen = where.load(study)
     page = output or Path("report.html")
     writable(page)
-    print(write(chosen, page, where.store, axis=axis))
+    print(write(chosen, page, where.store, axis=axis, plugins=where.plugins))
     return Exit.OK

@@ -18,6 +18,7 @@ from prunephase.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
+    from prunephase.analysis.arms import Difference
     from prunephase.analysis.facts import Fact
     from prunephase.store import Store
     from prunephase.study import Study
@@ -151,7 +152,7 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def points(held: Fact) -> str:
+def points(held: Fact | Difference) -> str:
     """A share as percent (or points), with its interval."""
     within = f" [{100 * held.interval[0]:.1f}, {100 * held.interval[1]:.1f}]" if held.interval else ""
     return f"{100 * held.mean:.1f}{within}"

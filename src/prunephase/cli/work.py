@@ -101,7 +101,7 @@ def run(
             executor=executor,
         )
     page = output or page_of(chosen, where.store)
-    _finish(chosen, where.store, page, outcome, json, part)
+    _finish(chosen, where, page, outcome, json, part)
     return outcome.code
 
 
@@ -186,26 +186,33 @@ class _Part:
         )
 
 
-def _finish(study: Study, store: Path, page: Path, outcome: Any, json: bool, part: _Part | None) -> None:
+def _finish(study: Study, where: Where, page: Path, outcome: Any, json: bool, part: _Part | None) -> None:
     """What a run ends with: table, verdict, report, and the reasons of what failed."""
     from rich.console import Console
 
     from prunephase import table as tables
+    from prunephase.analysis.advice import sentence
+    from prunephase.analysis.arms import benches
     from prunephase.analysis.curve import curve
     from prunephase.analysis.phases import phases as detect
     from prunephase.reports import report
+    from prunephase.spent import spent
     from prunephase.stopping import endings, told, view
     from prunephase.terminal import clean, names, summary
 
     answers = []
-    frame, ended = tables.levels(view(store, study), study.trials, study.arms), endings(store, study)
+    place = view(where.store, study)
+    frame, ended = tables.levels(place, study.trials, study.arms), endings(where.store, study)
     if not frame.is_empty():
         groups = [(group, detect(group)) for group in curve(frame).groups()]
         answers = [{"group": dict(g.key), **p.as_json()} for g, p in groups]
         if not json:
             for group, found in groups:
                 summary(group, found, Console())
-        report(study, page, store)
+            if study.arms:
+                paid = spent(place, study.trials, where.plugins)
+                print("\n".join(sentence(bench) for bench in benches(frame, paid, [found for _, found in groups])))
+        report(study, page, where.store, plugins=where.plugins)
     if json:
         shown = str(page) if answers else None
         print_json(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -27,13 +27,14 @@ def report(
     store: str | Path = "runs",
     name: str = "study",
     axis: str = "level",
+    plugins: Collection[str] = (),
 ) -> Path:
     """Write the report of whatever `store` holds of a study (or of some trials, called `name`). Gives its path.
 
     A name that ends in .svg or .png gets the main curve alone, as a picture; one that ends in .html the whole page.
     axis: what diagnoses and, once more, accuracy are drawn against: level, sparsity, remaining, or a column of numbers
-    of the table. Raises UserError for another name or axis or where nothing is finished yet, StorageError where it
-    cannot be written.
+    of the table. plugins: modules of yours that the trials name, to count what arms cost. Raises UserError for another
+    name or axis or where nothing is finished yet, StorageError where it cannot be written.
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
     place, page = view(store, chosen), Path(output)
@@ -54,12 +55,21 @@ def report(
         content = render(
             *(chosen.name, levels, _steps(place, chosen.trials), table.cards(place, chosen.trials)),
             *(table.provenance(place, chosen), missing, kept(place, chosen.trials), axis),
-            *((told(chosen, ended), ended) if chosen.stop.drives else ()),
+            *(_paid(place, chosen, plugins), *((told(chosen, ended), ended) if chosen.stop.drives else ())),
         )
     with refusals(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     return page
+
+
+def _paid(place: Store, study: Study, plugins: Collection[str]) -> pl.DataFrame | None:
+    """What the trainings cost, where arms are compared by it."""
+    if not study.arms:
+        return None
+    from prunephase.spent import spent  # needs torch
+
+    return spent(place, study.trials, plugins)
 
 
 def _steps(place: Store, trials: Iterable[Trial]) -> pl.DataFrame:

@@ -15,7 +15,19 @@ import vl_convert
 from markupsafe import Markup
 
 from prunephase.errors import UserError
-from prunephase.reports import charts, diagnoses, learning, maps, numbers, overlay, pairs, records, sections, stops
+from prunephase.reports import (
+    arms,
+    charts,
+    diagnoses,
+    learning,
+    maps,
+    numbers,
+    overlay,
+    pairs,
+    records,
+    sections,
+    stops,
+)
 from prunephase.reports.findings import NONE, Findings
 from prunephase.reports.palette import DARK, LIGHT
 from prunephase.reports.parts import embedded
@@ -38,6 +50,7 @@ def render(
     missing: Sequence[str] = (),
     findings: Findings = NONE,
     across: str = "level",
+    paid: pl.DataFrame | None = None,
     told: str = "",
     ended: Sequence[Ending] = (),
 ) -> str:
@@ -46,7 +59,8 @@ def render(
     table: one row per trial and level; epochs: one row per trial, level and epoch; both may be half done or empty.
     cards: noise card, as JSON values, by trial digest. provenance: facts, nested at will. missing: what is unfinished,
     a line each. findings: what diagnoses found; across: what they are drawn against, as `diagnoses.diagnoses` has it.
-    told: what the stop rule of the study did, in a sentence; ended: the ladders that it ended.
+    paid: what the trainings cost, as `spent.spent` has it, for arms. told: what the stop rule of the study did, in a
+    sentence; ended: the ladders that it ended.
     Raises UserError where two rows claim one level of one trial.
     """
     rows, steps = complete(table), complete(epochs, EPOCHS)
@@ -54,6 +68,7 @@ def render(
     axis = ladder(found)
     parts = [
         sections.verdict(found),
+        *arms.arms(found, rows, axis, paid),
         sections.curves(found, axis),
         maps.maps(found, axis, cards),
         pairs.pairs(found, axis),
