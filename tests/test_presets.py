@@ -86,7 +86,7 @@ def test_the_figure_of_mnist_is_counted_as_the_papers_code_counts() -> None:
     assert (trial.noise.kind, trial.noise.rate) == ("uniform-relabel", 0.2)
 
 
-@pytest.mark.parametrize("name", ["he2022-fig10", "dsd2-fig05:small", "vit2023-vit", "demo"])
+@pytest.mark.parametrize("name", ["he2022-fig10", "dsd2-fig05:small", "vit2023-vit", "antidotes", "demo"])
 def test_init_gives_a_file_that_stands_alone(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "study.toml"
     assert cli.main(["init", name, "-o", str(file)]) == 0
