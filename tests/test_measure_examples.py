@@ -85,6 +85,8 @@ def test_accuracy_and_loss_of_every_subset_are_those_of_a_recount_from_the_predi
     np.testing.assert_array_equal(bits(found, "test", len(test)), q.argmax(1) == test.labels.numpy())
     np.testing.assert_array_equal(bits(found, "permuted", len(train)), moved)
     np.testing.assert_array_equal(bits(found, "wrong", len(train)), wrong)
+    np.testing.assert_array_equal(found.arrays["guess"], p.argmax(1))
+    np.testing.assert_allclose(found.arrays["chance"], p[n, labels], rtol=1e-3, atol=1e-7)
 
 
 def test_memorisation_agrees_with_what_was_measured_while_training() -> None:

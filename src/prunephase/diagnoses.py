@@ -52,8 +52,9 @@ _ALL = (
         "What is memorised",
         "Accuracy and mean cross-entropy of the final weights on the training labels, on those drawn anew (permuted), "
         "on those never selected (unpermuted), on the true labels of the permuted examples (restored), and on the test "
-        "set; a ledger keeps, bit by bit, which examples are fitted.",
+        "set; a ledger keeps, bit by bit, which examples are fitted, and what each is said to be.",
         "He et al. 2022 (ICLR submission), section 3.1",
+        version=2,  # 2: keeps the class said and the probability of the label given
     ),
     Diagnosis(
         "forgetting",

@@ -25,7 +25,8 @@ def memorisation(snapshot: Snapshot) -> Finding:
     their true labels; test. The loss (nats) is also split into right_labels and wrong_labels, which a draw that hits
     the true class makes differ from unpermuted and permuted; `loss_share` is each part's of the summed training loss.
     Arrays, bits of [N] packed into bytes, in the order of the splits: train_given and train_true, whether a training
-    example is said to have the label that was given or the true one; test; and the subsets permuted and wrong.
+    example is said to have the label that was given or the true one; test; and the subsets permuted and wrong. Arrays,
+    [N]: guess, the class a training example is said to have; chance, float16, the probability of the label given.
     """
     train, test = snapshot.data.train, snapshot.data.test
     said, of_test = examples(snapshot, train), examples(snapshot, test)
@@ -48,7 +49,9 @@ def memorisation(snapshot: Snapshot) -> Finding:
         network |= {f"{row['part']}_{column}": row[column] for column in ("accuracy", "loss")}
     network |= {f"{row['part']}_loss_share": row["loss_share"] for row in rows if "_labels" in str(row["part"])}
     ledger = {"train_given": given, "train_true": true, "test": right, "permuted": permuted, "wrong": wrong}
-    return Finding([network, *rows], {name: np.packbits(bits) for name, bits in ledger.items()})
+    arrays = {name: np.packbits(bits) for name, bits in ledger.items()}
+    guess = said.guess.astype(np.min_scalar_type(len(snapshot.data.classes) - 1))
+    return Finding([network, *rows], {**arrays, "guess": guess, "chance": np.exp(-said.loss).astype(np.float16)})
 
 
 def _row(part: str, hits: Bools, losses: Floats, total: float | None) -> dict[str, str | int | float | None]:
