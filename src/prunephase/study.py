@@ -96,7 +96,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     Raises UserError with one line per bad field: path, value, what is allowed.
     """
     origin = str(path)
-    fields = read(origin)
+    return overridden(read(origin), overrides, origin)
+
+
+def overridden(fields: dict[str, Any], overrides: Sequence[str], origin: str = "study") -> Study:
+    """A study from nested fields, changed by `--set`-like overrides first; `fields` is changed in place."""
     for text in overrides:
         dotted, value = _override(text)
         _set(fields, dotted, value, origin="--set")

@@ -28,7 +28,8 @@ class Published:
     """A curve of a paper. `where`: trial fields under which it may be compared; `settings`: further ones.
 
     error: of reading a point off the figure, in accuracy; seeds: of the paper, None where it does not say; whole: every
-    level was read off, not only dense, dip, peak and the last; group: its values as one seed, [1, L].
+    level was read off, not only dense, dip, peak and the last; wrong: share of the training labels that are; group: its
+    values as one seed, [1, L].
     """
 
     name: str
@@ -37,6 +38,7 @@ class Published:
     error: float
     seeds: int | None
     whole: bool
+    wrong: float
     where: Mapping[str, Any]
     settings: Mapping[str, Any]
     group: Group

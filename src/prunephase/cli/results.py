@@ -17,6 +17,7 @@ from prunephase.cli.words import (
     app,
     examples,
     print_json,
+    unformulated,
     writable,
 )
 from prunephase.disk import refusals
@@ -133,8 +134,6 @@ def table(
     ] = False,
 ) -> int:
     """Write the results as parquet or csv; csv on stdout without -o."""
-    import polars as pl
-
     from prunephase import table as tables
 
     chosen = where.load(study)
@@ -148,14 +147,11 @@ def table(
         with refusals(output):
             frame.write_parquet(output)
         return Exit.OK
-    # A cell that begins like a formula would be run by a spreadsheet.
-    text = pl.col(pl.String)
-    frame = frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t]")).then("'" + text).otherwise(text).name.keep())
     if output is None:
-        print(frame.write_csv(), end="")
+        print(unformulated(frame).write_csv(), end="")
     else:
         with refusals(output):
-            frame.write_csv(output)
+            unformulated(frame).write_csv(output)
     return Exit.OK
 
 

@@ -135,6 +135,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
+def unformulated(frame: pl.DataFrame) -> pl.DataFrame:
+    """For csv: a cell that begins like a formula would be run by a spreadsheet, so it gets a quote before it."""
+    import polars as pl
+
+    text = pl.col(pl.String)
+    return frame.with_columns(pl.when(text.str.contains(r"^[=+\-@\t]")).then("'" + text).otherwise(text).name.keep())
+
+
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as plain text: the first column to the left, the others to the right.
 
