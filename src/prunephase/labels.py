@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from numpy.typing import NDArray
 
 from prunephase import audit
 from prunephase.analysis.facts import Fact, fact
-from prunephase.analysis.suspects import AT_WRONG, Ranking, judged, mended
+from prunephase.analysis.select import Matrix
+from prunephase.analysis.suspects import AT_WRONG, AUC, Ranking, judged, mended
 from prunephase.bench import Bench, Site
 from prunephase.data import Split
-from prunephase.errors import IncompatibleError
+from prunephase.errors import IncompatibleError, UserError
 from prunephase.noise import Card
 from prunephase.streams import generator
 from prunephase.trial import Trial
@@ -67,6 +70,57 @@ def audited(trial: Trial, site: Site, most: int, *, held_out: bool = True) -> Au
         {one.classifier: one.agreement for one in crossed},
         None if card.kind == "none" else float((labels != truth).mean()),
     )
+
+
+def transitions(
+    source: str, trials: Sequence[Trial], cards: Mapping[str, Mapping[str, Any]], site: Site, most: int = 10_000
+) -> dict[str, Matrix]:
+    """Transition matrices of the training labels by trial digest, for `analysis.select`, without their noise cards.
+
+    source: "estimated", from at most `most` labels of each trial that has a card, or a file for all of them: what
+    `audit-labels --json` said, or a csv of K lines of K shares without a head. Raises UserError for a file that does
+    not fit, and where a classifier is too weak to estimate by.
+    """
+    if source != "estimated":
+        matrices = {
+            classes: _matrix(Path(source), classes) for classes in {int(card["classes"]) for card in cards.values()}
+        }
+        return {trial: matrices[int(card["classes"])] for trial, card in cards.items()}
+    found: dict[str, Matrix] = {}
+    for trial in (one for one in trials if one.digest() in cards):
+        labels = str(cards[trial.digest()]["train"]["labels_sha256"])
+        if labels not in found:
+            said = audited(trial, site, most, held_out=False).estimate
+            if said.weak:
+                raise UserError(
+                    f"--transition estimated: {said.classifier} is right on only {said.accuracy:.0%} of true labels, "
+                    "so its mistakes pass for wrong ones; give a file of the transition matrix"
+                )
+            found[labels] = said.transition
+    return {trial: found[str(card["train"]["labels_sha256"])] for trial, card in cards.items()}
+
+
+def _matrix(path: Path, classes: int) -> Matrix:
+    say = f"--transition {path}"
+    try:
+        if path.suffix == ".json":
+            rows = json.loads(path.read_text("utf-8"))["transition"]
+        else:
+            rows = np.loadtxt(path, delimiter=",", ndmin=2).tolist()
+        matrix = np.array([[np.nan] * classes if row is None else row for row in rows], dtype=np.float64)
+    except OSError as problem:
+        raise UserError(f"{say}: {problem.strerror}; expected estimated, card, or a .json or .csv file") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{say}: holds no transition matrix; expected the output of audit-labels --json, or {classes} lines of "
+            f"{classes} numbers"
+        ) from None
+    if matrix.shape != (classes, classes):
+        raise UserError(f"{say}: is of shape {list(matrix.shape)}; expected [{classes}, {classes}], one row per class")
+    found = [None if np.isnan(row).any() else row.tolist() for row in matrix]
+    if any(row is not None and (min(row) < 0 or abs(sum(row) - 1) > 0.01) for row in found):
+        raise UserError(f"{say}: a row is not shares that add up to 1; rows are true classes, columns given labels")
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,9 +199,9 @@ def compared(every: Sequence[Listed]) -> dict[str, dict[str, Fact]]:
         f"cleanlab, {name}": judged([(one.cleanlab[name], known) for one, known in zip(every, truths, strict=True)])
         for name in every[0].cleanlab
     }
-    each = dict(sorted(each.items(), key=lambda item: -item[1]["auc"].mean))
+    each = dict(sorted(each.items(), key=lambda item: -item[1][AUC].mean))
     ahead = {
-        f"suspects less {name}": {key: _less(found["suspects"][key], other[key]) for key in ("auc", AT_WRONG)}
+        f"suspects less {name}": {key: _less(found["suspects"][key], other[key]) for key in (AUC, AT_WRONG)}
         for name, other in (("cleanlab", found["cleanlab"]), next(iter(each.items())))
     }
     return {**found, **each, **ahead}

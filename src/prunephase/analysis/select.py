@@ -21,6 +21,7 @@ from prunephase.analysis.stops import REMEDIES, best, standard_error
 from prunephase.errors import UserError
 
 Floats = NDArray[np.float64]
+Matrix = Sequence[Sequence[float] | None]  # [K, K], row: true class, column: given label
 Rule = Literal["best", "one-se"]
 RULES: tuple[Rule, ...] = ("best", "one-se")
 LEVEL = 0.95
@@ -92,20 +93,29 @@ class Selection:
 
 
 def select(
-    table: pl.DataFrame, rule: Rule = "one-se", *, cards: Cards | None = None, clean: bool = False
+    table: pl.DataFrame,
+    rule: Rule = "one-se",
+    *,
+    cards: Cards | None = None,
+    clean: bool = False,
+    transitions: Mapping[str, Matrix] | None = None,
 ) -> list[Selection]:
     """Choose a level of every curve of a level table by its noisy validation accuracies. The test set chooses nothing.
 
-    cards: noise cards by trial digest; clean: correct the accuracies with the training labels' transition matrix.
+    cards: noise cards by trial digest; clean: correct the accuracies with the training labels' transition matrix: of
+    `transitions`, by trial digest, or of the noise card.
     Curves of which no ladder is finished are left out. Raises UserError where a level has no validation accuracy, or
     the noise leaves nothing to correct with.
     """
     cards = cards or {}
+    matrices = (
+        {trial: card["train"]["transition"] for trial, card in cards.items()} if transitions is None else transitions
+    )
     found = []
     for key, rows in split(table):
         ladders, unfinished = finished(rows, cards)
         if ladders:
-            found.append(_selected(key, rule, ladders, unfinished, cards, clean))
+            found.append(_selected(key, rule, ladders, unfinished, matrices if clean else None))
     return found
 
 
@@ -120,7 +130,7 @@ def choose(accuracies: Floats, error: float, rule: Rule) -> int:
     return top if rule == "best" else int(np.flatnonzero(accuracies >= accuracies[top] - error)[-1])
 
 
-def corrected(accuracy: ArrayLike, transition: Sequence[Sequence[float] | None]) -> Floats:
+def corrected(accuracy: ArrayLike, transition: Matrix) -> Floats:
     """Accuracy on true labels from that on noisy ones: (a - stray) / (keep - stray). Not clipped to [0, 1].
 
     transition: [K, K], row: true class, column: given label, None for a class without examples; keep: mean of its
@@ -162,13 +172,12 @@ def _selected(
     rule: Rule,
     ladders: Sequence[Ladder],
     unfinished: tuple[int, ...],
-    cards: Cards,
-    clean: bool,
+    known: Mapping[str, Matrix] | None,
 ) -> Selection:
     for one in ladders:
         if not np.isfinite(one.rows.validation).all():
             raise UserError(f"trial {one.trial}: {REMEDIES['validation']}")
-    matrices = [_matrix(cards, one) if clean else None for one in ladders]
+    matrices = [None if known is None else _matrix(known, one) for one in ladders]
     count = min(len(one.rows) for one in ladders)  # the levels that all have
     validation = np.stack([one.rows.validation[:count] for one in ladders])
     mean = validation.mean(axis=0)
@@ -180,7 +189,7 @@ def _selected(
     return Selection(
         key=dict(key),
         rule=rule,
-        clean=clean,
+        clean=known is not None,
         level=int(ladders[0].levels[at]),
         sparsity=float(ladders[0].sparsity[at]),
         trial=ladders[taken].trial,
@@ -202,7 +211,7 @@ def _error(validation: Floats, examples: int | None) -> float:
     return standard_error(float(validation[0, top]), examples)
 
 
-def _own(ladder: Ladder, rule: Rule, matrix: Sequence[Sequence[float] | None] | None) -> Choice:
+def _own(ladder: Ladder, rule: Rule, matrix: Matrix | None) -> Choice:
     """What one seed alone would take."""
     validation, test = ladder.rows.validation, ladder.rows.test
     at = choose(validation, standard_error(float(validation[best(validation)]), ladder.rows.examples), rule)
@@ -219,9 +228,7 @@ def _own(ladder: Ladder, rule: Rule, matrix: Sequence[Sequence[float] | None] | 
     )
 
 
-def _expected(
-    of_true: Floats, noisy: float, ladder: Ladder, matrix: Sequence[Sequence[float] | None] | None
-) -> Estimate:
+def _expected(of_true: Floats, noisy: float, ladder: Ladder, matrix: Matrix | None) -> Estimate:
     """The mean of `of_true` [S] with an interval for the seeds and for the held-out examples, which they share.
 
     The half widths of both, Student-t over seeds and Wilson at the noisy accuracy, add up as squares do.
@@ -239,13 +246,12 @@ def _expected(
     return Estimate(value, max(0.0, float(of_true.mean()) - below), min(1.0, float(of_true.mean()) + above))
 
 
-def _true(accuracies: Floats, matrix: Sequence[Sequence[float] | None] | None) -> Floats:
+def _true(accuracies: Floats, matrix: Matrix | None) -> Floats:
     return accuracies if matrix is None else corrected(accuracies, matrix)
 
 
-def _matrix(cards: Cards, ladder: Ladder) -> Sequence[Sequence[float] | None]:
+def _matrix(known: Mapping[str, Matrix], ladder: Ladder) -> Matrix:
     """Transition matrix of the training labels: of the held-out ones it would tell which of them are wrong."""
-    if ladder.trial not in cards:
+    if ladder.trial not in known:
         raise UserError(f"trial {ladder.trial}: has no noise card to correct with; select without --clean")
-    matrix: Sequence[Sequence[float] | None] = cards[ladder.trial]["train"]["transition"]
-    return matrix
+    return known[ladder.trial]

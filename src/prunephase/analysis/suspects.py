@@ -24,7 +24,7 @@ Cards = Mapping[str, Mapping[str, Any]]
 Ledger = Callable[[str, int], Mapping[str, NDArray[np.generic]]]
 
 VALIDATION = "validation_accuracy"
-AT_WRONG = "precision at their number"  # k = the number of wrong labels
+AUC, AT_WRONG = "AUC", "precision at their number"  # k = the number of wrong labels
 SHARES = (0.01, 0.05, 0.1)  # of the labels, at which precision is told
 
 
@@ -154,7 +154,7 @@ def judged(rankings: Sequence[tuple[Floats, Bools]]) -> dict[str, Fact]:
     """AUC and precision at k of some rankings (score, wrong), by name, each a fact over them."""
     values: dict[str, list[float]] = {}
     for score, wrong in rankings:
-        values.setdefault("auc", []).append(auc(score, wrong))
+        values.setdefault(AUC, []).append(auc(score, wrong))
         values.setdefault(AT_WRONG, []).append(precision(score, wrong, int(wrong.sum())))
         for share in SHARES:
             k = max(1, round(share * len(score)))

@@ -87,6 +87,7 @@ def stops(
     help_epilogue=examples(
         "prunephase select study.toml",
         "prunephase select study.toml --rule best --clean",
+        "prunephase select study.toml --clean --transition estimated",
     )
 )
 def select(
@@ -104,9 +105,16 @@ def select(
         Parameter(
             negative="",
             show_default=False,
-            help="Expected accuracy on true labels, by the transition matrix of the training labels (noise card).",
+            help="Expected accuracy on true labels, by the transition matrix of the training labels.",
         ),
     ] = False,
+    transition: Annotated[
+        str,
+        Parameter(
+            help="Which matrix, for --clean: card: that of the noise card, known; estimated: from the training labels "
+            "alone, by cleanlab; or a file, .json of audit-labels or .csv."
+        ),
+    ] = "card",
     json: Json = False,
 ) -> int:
     """Say which model to take, by the noisy held-out labels alone, and what to expect of it.
@@ -123,15 +131,28 @@ def select(
     named = next((known for known in RULES if known == rule), None)
     if named is None:
         raise UserError(f"--rule {rule}: expected {' or '.join(RULES)}")
+    if transition != "card" and not clean:
+        raise UserError(f"--transition {transition}: belongs to --clean; add it")
     whole = where.load(study)
-    found = choose(where.levels(whole), named, cards=tables.cards(Store(where.store), whole.trials), clean=clean)
+    levels = where.levels(whole)
+    cards, matrices = tables.cards(Store(where.store), whole.trials), None
+    if transition != "card":
+        from prunephase.bench import Site
+        from prunephase.labels import transitions
+
+        matrices = transitions(transition, whole.trials, cards, Site(where.store, plugins=frozenset(where.plugins)))
+    found = choose(levels, named, cards=cards, clean=clean, transitions=matrices)
     if not found:
         raise UserError(f"{where.store}: no ladder of '{whole.name}' is finished; run it to its end")
     if json:
-        print_json({"study": whole.name, "store": str(where.store), "selections": [one.as_json() for one in found]})
+        used = {"transition": transition} if clean else {}
+        selections = [one.as_json() for one in found]
+        print_json({"study": whole.name, "store": str(where.store), **used, "selections": selections})
         return Exit.OK
+    by = {"card": "known, of the noise card", "estimated": "estimated by cleanlab"}.get(transition, f"of {transition}")
     for one in found:
-        n, labels = len(one.own), "true labels" if one.clean else "labels as noisy as these"
+        n = len(one.own)
+        labels = f"true labels (transition matrix {by})" if one.clean else "labels as noisy as these"
         lines = [
             ", ".join(f"{name} = {value}" for name, value in one.key.items()),
             f"Take level {one.level} of trial {one.trial} (seed {one.seed}): {percent(one.sparsity, 2)} sparse.",

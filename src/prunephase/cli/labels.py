@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,7 +170,7 @@ def _json(about: Suspects, mine: Sequence[Listed], facts: Mapping[str, Mapping[s
                 "seeds": list(one.ranking.seeds),
                 "labels": len(one.examples),
                 "wrong": None if one.ranking.wrong is None else int(one.ranking.wrong.sum()),
-                "mended": one.mended if about.known else None,
+                "mended": one.mended if about.known and math.isfinite(one.mended) else None,
                 "top": frame(one, top).drop("seeds").to_dicts(),
             }
             for one in mine

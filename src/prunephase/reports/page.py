@@ -27,6 +27,7 @@ from prunephase.reports import (
     records,
     sections,
     stops,
+    suspects,
 )
 from prunephase.reports.findings import NONE, Findings
 from prunephase.reports.palette import DARK, LIGHT
@@ -78,6 +79,7 @@ def render(
         learning.training(found, steps),
         learning.subsets(found, axis),
         *diagnoses.diagnoses(found, axis, findings, across),
+        *suspects.suspects(found, cards, findings),
         records.noise(found, cards),
         records.levels(found, rows),
         records.settings(found, rows, provenance, missing),
