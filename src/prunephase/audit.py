@@ -132,7 +132,8 @@ def estimate(labels: Labels, by: Crossed, draws: int = DRAWS) -> Estimate:
     low, high = np.quantile(rates, [0.025, 0.975])
     rate = 1 - float(np.trace(joint))
     stray = rate / (len(joint) - 1)  # the chance that a wrong answer agrees with a wrong label
-    accuracy = (by.agreement - stray) / (1 - rate - stray) if rate + stray < 1 else 0.0
+    told = 1 - rate - stray  # near 0, right and wrong labels are equally likely to agree, and nothing can be said
+    accuracy = (by.agreement - stray) / told if told > 0.05 else 0.0
     return Estimate(
         examples=len(labels),
         classifier=by.classifier,

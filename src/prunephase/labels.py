@@ -103,10 +103,11 @@ def transitions(
 def _matrix(path: Path, classes: int) -> Matrix:
     say = f"--transition {path}"
     try:
+        text = path.read_text("utf-8")
         if path.suffix == ".json":
-            rows = json.loads(path.read_text("utf-8"))["transition"]
+            rows = json.loads(text)["transition"]
         else:
-            rows = np.loadtxt(path, delimiter=",", ndmin=2).tolist()
+            rows = np.loadtxt(text.splitlines(), delimiter=",", ndmin=2).tolist()
         matrix = np.array([[np.nan] * classes if row is None else row for row in rows], dtype=np.float64)
     except OSError as problem:
         raise UserError(f"{say}: {problem.strerror}; expected estimated, card, or a .json or .csv file") from None
