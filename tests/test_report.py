@@ -109,7 +109,7 @@ def study(
                      "model.name": text, "pruning.criterion": text}  # fmt: skip
             split = {"n": 900, "realised": rate, "selected": rate, "transition": [[1 - rate, rate], None]}
             said = {"kind": text, "convention": text, "count": text, "nominal": rate, "seed": seed, "classes": 2}
-            cards[trial] = {**said, "train": split, "validation": split}
+            cards[trial] = {**said, "train": {**split, "labels_sha256": trial}, "validation": split}
             for i in range(levels):
                 here = float(test[i] + chance.normal(0, 0.004) - 0.01 * which)
                 row = {**fixed, "level": i, "status": "ok", "prunable": 1000, "remaining": round(1000 * 0.8**i),

@@ -99,9 +99,9 @@ def forecast(wrong: float | None, source: str) -> Forecast:
 
 @functools.cache  # package data, which does not change
 def sweeps() -> tuple[Sweep, ...]:
-    """The published curves, and those that this project measured, which name their results."""
+    """The published curves without an antidote, and those that this project measured, which name their results."""
     found = []
-    for one in curves():
+    for one in (curve for curve in curves() if curve.where["antidote.kind"] == "none"):
         said = landmarks(one.name)
         assert said.dip is not None
         assert said.peak is not None
