@@ -101,6 +101,8 @@ def load(spec: sections.Data, plugins: Collection[str] = (), home: Path | None =
         fingerprint=_fingerprint(checked),
         examples=len(checked.labels),
         black=None if keep else black(checked.inputs, shift, scale),
+        shift=torch.from_numpy(shift),
+        scale=torch.from_numpy(scale),
     )
 
 

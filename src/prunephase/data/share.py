@@ -27,7 +27,8 @@ from prunephase.data.types import Codes, Dataset, Split
 
 def publish(spec: sections.Data, data: Dataset, folder: Path) -> None:
     """Put the examples that `spec` names where `obtain` finds them. Raises OSError."""
-    tensors: dict[str, Tensor] = {} if data.black is None else {"black": data.black}
+    whole = {name: getattr(data, name) for name in ("black", "shift", "scale")}
+    tensors: dict[str, Tensor] = {name: tensor for name, tensor in whole.items() if tensor is not None}
     files = {}
     for name, split in data.splits.items():
         parts = {f.name: getattr(split, f.name) for f in fields(Split) if f.name not in ("codes", "inputs")}
@@ -35,7 +36,6 @@ def publish(spec: sections.Data, data: Dataset, folder: Path) -> None:
             parts |= {f"codes.{f.name}": getattr(split.codes, f.name) for f in fields(Codes)}
         images: Tensor | Images = split.inputs
         if isinstance(images, Images):
-            tensors |= {"shift": images.shift, "scale": images.scale}  # alike in all splits; their places are the index
             files[name] = (str(images.pixels.filename), images.pixels.offset, images.pixels.shape)
         else:
             parts["inputs"] = images
@@ -84,8 +84,8 @@ def obtain(spec: sections.Data, plugins: Collection[str] = (), folder: Path | No
     assert train is not None
     assert test is not None
     classes = tuple(about["classes"])
-    black = tensors.get("black")
-    return Dataset(train, split("validation"), test, classes, about["fingerprint"], about["examples"], black)
+    whole = (tensors.get(name) for name in ("black", "shift", "scale"))
+    return Dataset(train, split("validation"), test, classes, about["fingerprint"], about["examples"], *whole)
 
 
 def _path(spec: sections.Data, folder: Path) -> Path:
