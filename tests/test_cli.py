@@ -156,6 +156,8 @@ COMMANDS = (
         "table",
         "phases",
         "report",
+        "export",
+        "compare",
         "check",
         "init",
         "presets",

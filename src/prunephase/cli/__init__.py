@@ -14,7 +14,18 @@ from typing import Any
 from cyclopts import CycloptsError
 
 # The commands register themselves with the app, in the order in which --help lists them.
-from prunephase.cli import auditing, checks, deciding, diagnosing, labels, refining, results, settings, work  # noqa: F401
+from prunephase.cli import (  # noqa: F401
+    auditing,
+    checks,
+    deciding,
+    diagnosing,
+    exporting,
+    labels,
+    refining,
+    results,
+    settings,
+    work,
+)
 from prunephase.cli.words import app, fail
 from prunephase.errors import Exit, PrunephaseError
 

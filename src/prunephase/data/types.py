@@ -81,9 +81,9 @@ class Dataset:
 
     fingerprint: SHA-256 of the content of the source, before splitting; examples: size of the source's training set,
     into which `Split.index` points (None: not known, as for a data set made by hand). black: [C] float32, what a byte
-    of zero is after normalisation, in each channel; None where the inputs are not images of bytes. shift, scale: what was
-    subtracted from the source's numbers (bytes as 0..255) and what they were then divided by: float64, broadcast against
-    [N, ...] as the source has it; None for a data set made by hand.
+    of zero is after normalisation, in each channel; None where the inputs are not images of bytes. shift, scale: what
+    was subtracted from the source's numbers (bytes as 0..255) and what they were then divided by: float64, broadcast
+    against [N, ...] as the source has it; None for a data set made by hand.
     """
 
     train: Split
