@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from campaign import STUDY
-from prunephase import cli, study
+from prunephase import cli, disk, study
 from prunephase.errors import PrunephaseError, UserError
 
 pytest.importorskip("prunephase.export.compact")
@@ -327,3 +329,14 @@ def test_every_form_through_the_command_line(
     found = json.loads(capsys.readouterr().out)["card"]
     assert {"dense/model.pt2", "compact/model.pt2"} <= {form["path"] for form in found["forms"]}
     assert all(form["difference"] == 0 for form in found["forms"] if not form["path"].endswith("onnx"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_killed_export_left_is_removed_by_the_next(tiny: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / ".model.part" / f"{disk.machine()}-{dead.pid}-new" / "dense"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half")
+    export(study.parse(tiny), tmp_path / "model", finished, 1, force=True, latency=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -175,14 +175,15 @@ def free(output: Path, force: bool) -> None:
 
 @contextmanager
 def appearing(output: Path, force: bool) -> Iterator[Path]:
-    """A folder that stands under the name `output` when the block has ended, complete, or never; for files synced.
+    """A folder that stands under the name `output` when the block has ended, complete, or never; its files are synced.
 
-    What stands there already is replaced with `force`, after the block.
+    What stands there already is replaced, after the block, with `force`. What a killed export left is removed.
     """
-    mark = secrets.token_hex(4)
-    part, old = (output.parent / f".{output.name}.{kind}-{mark}" for kind in ("part", "old"))
+    scratch = output.parent / f".{output.name}.part"
+    part, old = disk.scratch_name(scratch, "new"), output.parent / f".{output.name}.old-{secrets.token_hex(4)}"
     with disk.refusals(output):
-        disk.make_folder(output.parent)
+        disk.make_folder(scratch)
+        disk.sweep(scratch)
         os.mkdir(part)
         try:
             yield part
@@ -198,3 +199,5 @@ def appearing(output: Path, force: bool) -> Iterator[Path]:
                 os.rename(old, output)
             disk.remove(part)
             disk.remove(old)
+            with suppress(OSError):  # another export writes beside this one
+                scratch.rmdir()
