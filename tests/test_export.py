@@ -28,6 +28,7 @@ from prunephase.export.bundle import export
 from prunephase.export.compare import card_of, summary
 
 StudyFile = Callable[..., Path]
+OLD = '{"files": {}}'  # the least that a card of an exported folder holds
 
 
 def refused(*_: Any) -> Any:
@@ -156,6 +157,13 @@ def test_a_folder_that_stands_is_replaced_only_if_it_is_ours_and_forced(
     export(fields, output, finished, 1, force=True, latency=False)
     assert card(output)["choice"]["level"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    (output / "dense" / "__pycache__").mkdir()
+    (output / "dense" / "__pycache__" / "model.pyc").write_text("")
+    export(fields, output, finished, 2, force=True, latency=False)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes.txt, which was not exported; move it away"):
+        export(fields, output, finished, 1, force=True, latency=False)
+    assert (output / "notes.txt").read_text() == "mine"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for name in ("mine", "mine/thesis.txt"):
@@ -183,7 +191,7 @@ def test_an_export_that_is_broken_off_leaves_what_was_there(
 
     old = tmp_path / "old"
     (old / "dense").mkdir(parents=True)
-    (old / "card.json").write_text("{}")
+    (old / "card.json").write_text(OLD)
     place, name, value = {
         "weights": (forms, "weights", broken),
         "readme": (page, "readme", broken),
@@ -193,7 +201,7 @@ def test_an_export_that_is_broken_off_leaves_what_was_there(
     with pytest.raises(BaseException, match=r"no|^$"):
         export(study.parse(tiny), old, finished, 1, force=True, latency=False)
     assert [p.name for p in tmp_path.iterdir()] == ["old"]
-    assert (old / "card.json").read_text() == "{}"
+    assert (old / "card.json").read_text() == OLD
 
 
 @pytest.mark.usefixtures("quick")
@@ -296,13 +304,13 @@ def test_the_sentence_calls_smaller_and_faster_only_what_is() -> None:
         return {"form": form, "batch": 1, "n": 9, "median": (low + high) / 2, "low": low, "high": high}
 
     sizes = {"dense": 1000, "sparse": 990, "compact": 400}
-    written = [{"path": f"{kind}/model.safetensors", "bytes": size} for kind, size in sizes.items()]
+    written = [{"path": f"{kind}/model.safetensors", "bytes": size, "gzip": 70} for kind, size in sizes.items()]
     times = [timing("dense", 3, 5), timing("compact", 1, 3), timing("quick", 1, 2), timing("slow", 6, 7)]
     said = page.sentence({"forms": written, "latency": times})
     assert said == (
-        "Smaller than the 1 KB of an unpruned network: the compacted network (400 B); not smaller: the dense file, "
-        f"zeros and all and the bit-packed file (990 B); {page.FASTER}: quick (2.7 times); no faster: compact; "
-        "slower: slow."
+        "Smaller than the 1 KB of an unpruned network: the compacted network (400 B); not smaller: the dense file "
+        f"with its zeros (70 B gzipped) and the bit-packed file (990 B); {page.FASTER}: quick (2.7 times); no faster: "
+        "compact; slower: slow."
     )
     assert "faster" not in page.sentence({"forms": written, "latency": None})
 

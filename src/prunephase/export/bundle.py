@@ -163,14 +163,25 @@ def _forms(folder: Path, model: Model, trial: Trial, classes: int, tell: Callabl
 
 
 def free(output: Path, force: bool) -> None:
-    """Raise UserError where `output` stands already, unless `force` and it is a folder that was exported, or empty."""
+    """Raise UserError where `output` stands already, unless `force` and it holds nothing but what was exported."""
     if not output.exists() and not output.is_symlink():
         return
-    ours = output.is_dir() and not output.is_symlink() and ((output / CARD).is_file() or not any(output.iterdir()))
-    if not ours:
+    if output.is_symlink() or not output.is_dir() or (any(output.iterdir()) and not (output / CARD).is_file()):
         raise UserError(f"-o {output}: exists and is no exported folder; choose another name")
     if not force:
         raise UserError(f"-o {output}: exists; choose another name, or replace it with --force")
+    if others := _others(output):
+        raise UserError(f"-o {output}: holds {others[0]}, which was not exported; move it away, or choose another name")
+
+
+def _others(folder: Path) -> list[str]:
+    """Files that no export put into a folder, but for what Python leaves beside its sources."""
+    try:
+        known = {CARD, *json.loads(disk.read(folder / CARD) or b"{}")["files"]}
+    except (ValueError, TypeError, KeyError):
+        known = set()
+    found = (p.relative_to(folder) for p in folder.rglob("*") if not p.is_dir())
+    return sorted(p.as_posix() for p in found if p.as_posix() not in known and "__pycache__" not in p.parts)
 
 
 @contextmanager

@@ -39,11 +39,12 @@ def readme(card: Card) -> str:
 
 def sentence(card: Card) -> str:
     """What got smaller and faster, and what did not, in one sentence; faster: the middle half of its runs were."""
-    files = {form["path"]: form["bytes"] for form in card["forms"]}
-    whole = files["dense/model.safetensors"]
-    smaller, others = list[str](), ["the dense file, zeros and all"]
+    files = {form["path"]: form for form in card["forms"]}
+    dense = files["dense/model.safetensors"]
+    whole = dense["bytes"]
+    smaller, others = list[str](), [f"the dense file with its zeros ({size(dense['gzip'])} gzipped)"]
     for kind, name in (("sparse", "the bit-packed file"), ("compact", "the compacted network")):
-        here = files[f"{kind}/model.safetensors"]
+        here = files[f"{kind}/model.safetensors"]["bytes"]
         (smaller if here < SMALLER * whole else others).append(f"{name} ({size(here)})")
     said = [f"smaller than the {size(whole)} of an unpruned network: {listed(smaller) or 'nothing'}"]
     said += [f"not smaller: {listed(others)}", *_speeds(card["latency"] or [])]
