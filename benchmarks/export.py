@@ -14,18 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prunephase import models, prune
-from prunephase.export import forms, measured
-from prunephase.export.compact import compact
-from prunephase.export.forms import CLOSE, Model, NotWritten, Run, logits
-from prunephase.export.latency import BATCHES, compressed, latencies, machine
+from prunephase.export import measured
+from prunephase.export.bundle import every_form
+from prunephase.export.forms import Model
+from prunephase.export.latency import BATCHES, latencies, machine
 from prunephase.sections import Model as Spec
 from prunephase.sections import Pruning
 
@@ -59,35 +57,19 @@ def pruned(name: str, kwargs: dict[str, Any], shape: tuple[int, ...], sparsity: 
 def case(name: str, kwargs: dict[str, Any], shape: tuple[int, ...], sparsity: float) -> dict[str, Any]:
     """One network at one sparsity: bytes by form, milliseconds by form and batch."""
     model = pruned(name, kwargs, shape, sparsity)
-    compacted = compact(model.network, model.inputs)
-    small = compacted.network.requires_grad_(False)
-    wanted = logits(model.network, model.inputs)
-    forms.compared("compact", logits(small, model.inputs), wanted, CLOSE)
-    pair = {"dense": model, "compact": replace(model, network=small, masks={}, fresh=partial(forms.blank, small))}
-    runs: dict[str, Run] = {kind: partial(logits, one.network) for kind, one in pair.items()}
-    if (rows := compressed(model.network, model.masks)) is not None:
-        forms.compared("CSR", logits(rows, model.inputs), wanted, CLOSE)
-        runs["CSR"] = partial(logits, rows)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        files = {"sparse": forms.sparse(folder / "sparse", model)}
-        for kind, one in pair.items():
-            files[kind] = forms.weights(folder / kind, one)
-            try:
-                _, runs[f"{kind} onnx"] = forms.onnx(folder / kind, one)
-            except NotWritten:
-                continue
-        sizes = {kind: measured.file(folder / form.path) for kind, form in files.items()}
-    parameters = [sum(p.numel() for p in n.parameters()) for n in (model.network, small)]
+    with tempfile.TemporaryDirectory() as folder:
+        found = every_form(Path(folder), model)
+        sizes = {form.path: measured.file(Path(folder) / form.path) for form in found.forms}
+    small = found.compacted.network
     return {
         "model": name,
         "kwargs": kwargs,
         "sparsity": sparsity,
-        "parameters": parameters,
-        "bytes": {kind: [size["bytes"], size["gzip"]] for kind, size in sizes.items()},
-        "latency": [one.as_json() for one in latencies(runs, model.inputs)],
+        "parameters": [sum(p.numel() for p in network.parameters()) for network in (model.network, small)],
+        "bytes": {path: [size["bytes"], size["gzip"]] for path, size in sizes.items()},
+        "latency": [one.as_json() for one in latencies(found.runs, model.inputs)],
         "machine": machine(),
-        "kept": compacted.kept,
+        "kept": found.compacted.kept,
     }
 
 
@@ -100,9 +82,10 @@ def tables(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         kb = {kind: "{:,.1f} ({:,.1f})".format(*(n / 1000 for n in sizes)) for kind, sizes in row["bytes"].items()}
         counts = [f"{n:,}" for n in row["parameters"]]
-        cells = (counts[0], kb["dense"], kb["sparse"], counts[1], kb["compact"])
+        dense, sparse, compact = (kb[f"{kind}/model.safetensors"] for kind in ("dense", "sparse", "compact"))
+        cells = (counts[0], dense, sparse, counts[1], compact)
         lines.append(f"| {_name(row)} | {100 * row['sparsity']:g} % | {' | '.join(cells)} |")
-    kinds = ("dense", "compact", "CSR", "dense onnx", "compact onnx")
+    kinds = ("dense", "compact", "dense with CSR linear layers", "dense on onnxruntime", "compact on onnxruntime")
     for batch in BATCHES:
         lines += ["", f"Batch {batch}: milliseconds, median (quartiles), n", ""]
         lines += [f"| network | sparsity | {' | '.join(kinds)} |", f"|---|---|{'---|' * len(kinds)}"]

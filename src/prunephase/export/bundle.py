@@ -16,6 +16,7 @@ from typing import Any
 
 from prunephase import __version__, disk, models, revive, table
 from prunephase.bench import Bench, Site
+from prunephase.data import Dataset
 from prunephase.errors import UserError
 from prunephase.export import forms, measured, page, reader
 from prunephase.export.card import origin
@@ -85,7 +86,9 @@ def export(
     card["input"] = measured.inputs(taken.data)
     with appearing(folder, force) as part:
         model = _model(taken, bench, card)
-        found = _forms(part, model, trial, len(taken.data.classes), tell)
+        if not is_reference(trial.model.name):
+            put(part / "dense" / "model.py", _source(trial, taken.data).encode())
+        found = every_form(part, model, tell)
         tell("measuring")
         card |= {
             "weights": measured.weights(taken, found.compacted.network),
@@ -109,8 +112,8 @@ def export(
 
 
 @dataclass(frozen=True)
-class _Forms:
-    """What was written, why something was not, and what can be timed."""
+class Forms:
+    """What was written, why something was not, and what can be timed, by the name of the form."""
 
     forms: list[Form]
     missing: list[str]
@@ -125,13 +128,16 @@ def _model(taken: Snapshot, bench: Bench, card: dict[str, Any]) -> Model:
     return Model(network, taken.masks, lambda: bench.network().eval(), inputs, about)
 
 
-def _forms(folder: Path, model: Model, trial: Trial, classes: int, tell: Callable[[str], None]) -> _Forms:
-    """Write every form into `folder`, each read back and compared."""
-    if not is_reference(trial.model.name):
-        title = f'"""{trial.model.name}, as prunephase made it; `build()` gives the network. Needs torch alone."""'
-        network = models.FAMILY[trial.model.name]
-        text = source(network, model.inputs.shape[1:], classes, trial.model.kwargs, title)
-        put(folder / "dense" / "model.py", text.encode())
+def _source(trial: Trial, data: Dataset) -> str:
+    title = f'"""{trial.model.name}, as prunephase made it; `build()` gives the network. Needs torch alone."""'
+    return source(models.FAMILY[trial.model.name], data.input_shape, len(data.classes), trial.model.kwargs, title)
+
+
+def every_form(folder: Path, model: Model, tell: Callable[[str], None] = lambda _: None) -> Forms:
+    """Write every form of a network into `folder`, each read back and compared.
+
+    Raises PrunephaseError where one says something else than the network, OSError.
+    """
     put(folder / "sparse" / "read.py", Path(reader.__file__).read_bytes())
     tell("compacting")
     compacted = compact(model.network, model.inputs)
@@ -159,7 +165,7 @@ def _forms(folder: Path, model: Model, trial: Trial, classes: int, tell: Callabl
     else:
         forms.compared("the network with compressed sparse rows", logits(rows, model.inputs), wanted, CLOSE)
         runs["dense with CSR linear layers"] = partial(logits, rows)
-    return _Forms(made, missing, runs, compacted)
+    return Forms(made, missing, runs, compacted)
 
 
 def free(output: Path, force: bool) -> None:
