@@ -157,6 +157,23 @@ def test_inputs_that_nobody_reads_are_left_aside() -> None:
     assert torch.equal(dict(found.network.named_buffers())["_0_inputs"], torch.arange(10))
 
 
+class Readers(nn.Module):
+    """Two layers that read the same units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.many, self.few = nn.Linear(5, 80), nn.Linear(80, 3), nn.Linear(80, 3)
+        self.many.weight.data[:, :10] = self.few.weight.data[:, :10] = self.few.weight.data[:, 20:] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.many(x) + self.few(x)  # type: ignore[no-any-return]
+
+
+def test_a_layer_is_given_the_units_that_it_reads_of_those_that_are_left() -> None:
+    assert compacted(Readers().double(), X).after == {"first": (70, 5), "many": (3, 70), "few": (3, 10)}
+
+
 def test_a_dead_layer_makes_the_network_a_constant() -> None:
     network = perceptron(50, 4, 3, 2)
     network[2].weight.data.zero_()
