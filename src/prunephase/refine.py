@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from prunephase import table
-from prunephase.analysis.curve import TEST, Group, curve
+from prunephase.analysis.curve import TEST, VALIDATION, Group, curve
 from prunephase.analysis.facts import Fact, fact
 from prunephase.analysis.phases import Phases, phases
 from prunephase.analysis.stops import best
@@ -25,8 +25,6 @@ from prunephase.errors import UserError
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial, canonical_json
-
-VALIDATION = "validation_accuracy"
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from prunephase.analysis.compare import ALIKE, ALPHA, holm, t_test
 from prunephase.analysis.cost import CONVENTIONS
-from prunephase.analysis.curve import ARM, Group, curve, split
+from prunephase.analysis.curve import ARM, VALIDATION, Group, curve, split
 from prunephase.analysis.detect import RELEVANT
 from prunephase.analysis.facts import Fact, fact
 from prunephase.analysis.phases import FEWEST_SEEDS, Phases, Verdict, phases
 from prunephase.analysis.statistics import interval
 from prunephase.analysis.stops import best
-
-VALIDATION = "validation_accuracy"
 
 Floats = NDArray[np.float64]
 Outcome = Literal["higher", "lower", "not shown", "underpowered"]

@@ -18,6 +18,7 @@ from prunephase.errors import UserError, nearest
 Floats = NDArray[np.float64]
 
 TEST, TRAIN = "test_accuracy", "train_accuracy"
+VALIDATION = "validation_accuracy"
 ARM = "arm"  # column that names the arms of a study, where it has some
 NEEDED = ("seed", "level", "sparsity")
 KNOWN = ("sparsity", TEST, TRAIN, "seed", "level")

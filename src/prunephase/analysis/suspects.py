@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from prunephase.analysis.curve import TEST, curve
+from prunephase.analysis.curve import TEST, VALIDATION, curve
 from prunephase.analysis.facts import Fact, fact
 from prunephase.analysis.phases import Phases, phases
 
@@ -23,7 +23,6 @@ Cards = Mapping[str, Mapping[str, Any]]
 # What `memorisation` found of a level: (trial digest, level) -> arrays, empty where it was not asked.
 Ledger = Callable[[str, int], Mapping[str, NDArray[np.generic]]]
 
-VALIDATION = "validation_accuracy"
 AUC, AT_WRONG = "AUC", "precision at their number"  # k = the number of wrong labels
 SHARES = (0.01, 0.05, 0.1)  # of the labels, at which precision is told
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from prunephase.analysis.curve import curve, split
+from prunephase.analysis.curve import VALIDATION, curve, split
 from prunephase.analysis.phases import Phases, phases
-from prunephase.analysis.replay import VALIDATION, Cards
+from prunephase.analysis.replay import Cards
 from prunephase.analysis.select import select
 from prunephase.errors import UserError
 
