@@ -158,11 +158,14 @@ def test_a_level_that_is_damaged_is_made_again_and_the_ladder_ends_where_it_ende
     (trial,) = parsed.trials
     assert runs.train(parsed, tmp_path / "runs", workers=1).code == 0
     before = tree(tmp_path / "runs")
-    (tmp_path / "runs" / "trials" / trial.digest() / "level-001.json").write_bytes(b"{}")
-    shutil.rmtree(tmp_path / "runs" / "findings" / trial.digest() / "level-002")
-    assert endings(tmp_path / "runs", parsed) == []
-    assert runs.train(parsed, tmp_path / "runs", workers=1).code == 0
-    assert tree(tmp_path / "runs") == before
+    records = tmp_path / "runs" / "trials" / trial.digest()
+    for damaged in ("level-001.json", "trial.json"):
+        (records / damaged).write_bytes(b"{}")
+        shutil.rmtree(tmp_path / "runs" / "findings" / trial.digest() / "level-002")
+        assert endings(tmp_path / "runs", parsed) == []
+        assert view(tmp_path / "runs", parsed).missing(trial) > 0
+        assert runs.train(parsed, tmp_path / "runs", workers=1).code == 0
+        assert tree(tmp_path / "runs") == before
     assert endings(tmp_path / "runs", parsed) != []
 
 

@@ -79,9 +79,9 @@ def check(stop: Stop, trial: Trial, card: Mapping[str, Any]) -> None:
         )
     needs = rule_of(stop).needs
     if "validation" in needs and card["validation"] is None:
-        share = f"{trial.data.validation:g}"
         raise UserError(
-            f"stop.rule = '{stop.rule}': goes by held-out examples, but data.validation = {share}; raise it"
+            f"stop.rule = '{stop.rule}': goes by held-out examples, but data.validation = {trial.data.validation:g} "
+            "leaves none; raise it"
         )
     if "wrong" in needs and not card["train"]["realised"]:
         raise UserError(
@@ -117,7 +117,8 @@ def ending(store: Store, trial: Trial, stop: Stop, chain: Sequence[Record]) -> E
 
     A ladder that reaches its last level, or a diverged one, before the rule speaks ended without it.
     """
-    head, name = store.record(trial.digest()), trial.digest()
+    name = trial.digest()
+    head = store.record(name) if chain else None  # sound, as the chain begins with it
     if head is None:
         return None
     asked: list[Record] = []
