@@ -21,7 +21,6 @@ from campaign import STUDY
 from prunephase import cli, disk, study
 from prunephase.errors import PrunephaseError, UserError
 
-pytest.importorskip("prunephase.export.compact")
 
 from prunephase.export import bundle, forms, page
 from prunephase.export.bundle import export
