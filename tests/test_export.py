@@ -20,8 +20,6 @@ from safetensors.torch import load_file
 from campaign import STUDY
 from prunephase import cli, disk, study
 from prunephase.errors import PrunephaseError, UserError
-
-
 from prunephase.export import bundle, forms, page
 from prunephase.export.bundle import export
 from prunephase.export.compare import card_of, summary
