@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from prunephase import models, prune
-from prunephase.export import measured
-from prunephase.export.bundle import every_form
-from prunephase.export.forms import Model
-from prunephase.export.latency import BATCHES, latencies, machine
+from prunephase.exports import measured
+from prunephase.exports.bundle import every_form
+from prunephase.exports.forms import Model
+from prunephase.exports.latency import BATCHES, latencies, machine
 from prunephase.sections import Model as Spec
 from prunephase.sections import Pruning
 

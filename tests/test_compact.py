@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from prunephase.export.compact import Compacted, compact
-from prunephase.export.graph import ALONE
+from prunephase.exports.compact import Compacted, compact
+from prunephase.exports.graph import ALONE
 from prunephase.models import build
 from prunephase.sections import Model
 

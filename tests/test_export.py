@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from campaign import STUDY
 from prunephase import cli, disk, study
 from prunephase.errors import PrunephaseError, UserError
-from prunephase.export import bundle, forms, page
-from prunephase.export.bundle import export
-from prunephase.export.compare import card_of, summary
+from prunephase.exports import bundle, forms, page
+from prunephase.exports.bundle import export
+from prunephase.exports.compare import card_of, summary
 
 StudyFile = Callable[..., Path]
 OLD = '{"files": {}}'  # the least that a card of an exported folder holds

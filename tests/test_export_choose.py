@@ -11,7 +11,7 @@ import pytest
 
 from prunephase.analysis.select import select
 from prunephase.errors import UserError
-from prunephase.export.choose import choose
+from prunephase.exports.choose import choose
 
 # Falls, rises above the start, collapses; so does the validation curve, but its best level lies before the dip.
 TEST = np.array([0.80, 0.80, 0.74, 0.70, 0.69, 0.74, 0.82, 0.86, 0.87, 0.86, 0.60, 0.30, 0.20])

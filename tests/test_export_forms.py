@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from prunephase import models, prune
 from prunephase.errors import PrunephaseError
-from prunephase.export import forms
-from prunephase.export.forms import Model, NotWritten, compared, logits
-from prunephase.export.latency import compressed, latencies
-from prunephase.export.reader import read
-from prunephase.export.source import source
+from prunephase.exports import forms
+from prunephase.exports.forms import Model, NotWritten, compared, logits
+from prunephase.exports.latency import compressed, latencies
+from prunephase.exports.reader import read
+from prunephase.exports.source import source
 from prunephase.sections import Model as Spec
 from prunephase.sections import Pruning
 

@@ -461,3 +461,14 @@ def test_a_bad_set_of_an_arm_is_refused_in_one_line(tmp_path: Path, text: str, w
         load(write(tmp_path, BASE + ARMS), [text])
     assert words in str(error.value)
     assert len(lines(error)) == 1
+
+
+def test_one_arm_of_a_study_is_a_study_without_arms() -> None:
+    whole = parse({"seeds": [0, 1], "arms": {"none": {}, "l2": {"recipe.weight_decay": 0.01}}})
+    alone = whole.only("l2")
+    assert alone.trials == whole.trials[2:]
+    assert alone.arms == ()
+    with pytest.raises(UserError, match=r"--arm 'l22': no such arm in 'study'; did you mean 'l2'"):
+        whole.only("l22")
+    with pytest.raises(UserError, match="the study has no arms"):
+        alone.only("l2")

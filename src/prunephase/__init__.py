@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prunephase.analysis.phases import Phases, phases
     from prunephase.data.custom import save_arrays
     from prunephase.errors import PrunephaseError, UserError
+    from prunephase.exports.bundle import export
     from prunephase.reports import report
     from prunephase.runs import run
     from prunephase.snapshot import Snapshot
@@ -39,6 +40,7 @@ _HOMES = {
     "Trial": "trial",
     "UserError": "errors",
     "curve": "analysis.curve",
+    "export": "exports.bundle",
     "grid": "study",
     "load": "study",
     "phases": "analysis.phases",
@@ -60,6 +62,7 @@ __all__ = [
     "Trial",
     "UserError",
     "curve",
+    "export",
     "grid",
     "load",
     "phases",

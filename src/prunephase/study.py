@@ -59,6 +59,14 @@ class Study:
         """16 hex digits over the set of trials; the name does not matter."""
         return hashlib.sha256("".join(sorted(t.digest() for t in self.trials)).encode()).hexdigest()[:16]
 
+    def only(self, arm: str) -> Study:
+        """The trials of one arm. Raises UserError where there is no arm of that name."""
+        if arm not in self.arms:
+            known = nearest(arm, dict.fromkeys(self.arms)) if self.arms else "the study has no arms"
+            raise UserError(f"--arm {short(arm)}: no such arm in '{self.name}'; {known}")
+        trials = tuple(trial for trial, name in zip(self.trials, self.arms, strict=True) if name == arm)
+        return Study(f"{self.name}, {arm}", trials, stop=self.stop)
+
     def shard(self, index: int, of: int) -> Study:
         """Part `index` (from 1) of `of` parts of about the same work: each trial in one of them, whoever asks.
 

@@ -46,8 +46,8 @@ def export(
 
     Every form is read back and must say what the network says. The test set chooses nothing.
     """
-    from prunephase.export.bundle import export as write
-    from prunephase.export.page import count, size
+    from prunephase.exports.bundle import export as write
+    from prunephase.exports.page import count, size
     from prunephase.terminal import clean, percent
 
     whole = where.load(study)
@@ -108,7 +108,7 @@ def compare(
 
     Sizes and times are measured by `prunephase export`; of a level that was not exported they are not known.
     """
-    from prunephase.export.compare import apart, card_of, summary
+    from prunephase.exports.compare import apart, card_of, summary
     from prunephase.terminal import clean
 
     if not levels:
@@ -133,7 +133,7 @@ def compare(
 
 def _column(row: Mapping[str, Any]) -> dict[str, str]:
     """What `compare` shows of one level."""
-    from prunephase.export.page import size
+    from prunephase.exports.page import size
     from prunephase.terminal import percent
 
     test, noise = row["test"], row["noise"]

@@ -73,6 +73,7 @@ class Where:
             help="Module of yours that the study may name as module:function.",
         ),
     ] = field(default_factory=list)
+    arm: Annotated[str | None, Parameter(name="--arm", help="Only this arm of a study that has [arms].")] = None
 
     def load(self, study: str) -> Study:
         """The study that the command line names."""
@@ -80,7 +81,8 @@ class Where:
 
         if self.plugins and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # where `python -m` would look too; spawned workers inherit it
-        return load(study, self.changes)
+        whole = load(study, self.changes)
+        return whole if self.arm is None else whole.only(self.arm)
 
     def view(self, study: Study) -> Store:
         """The store as a study sees it: its ladders end where its stop rule ended them."""

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from prunephase.export import reader
+from prunephase.exports import reader
 from prunephase.plugins import is_reference
 from prunephase.reports.words import capital, clipped, listed
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from prunephase.analysis.curve import VALIDATION, curve, split
+from prunephase.analysis.curve import ARM, VALIDATION, curve, split
 from prunephase.analysis.phases import Phases, phases
 from prunephase.analysis.replay import Cards
 from prunephase.analysis.select import select
@@ -82,7 +82,8 @@ def _one_curve(table: pl.DataFrame) -> pl.DataFrame:
         for name, value in key.items():
             if (text := str(value)) not in settings.setdefault(name, []):
                 settings[name].append(text)
-    named = " ".join(f"--set {name}={values[0]}" for name, values in settings.items())
+    flags = {name: "--arm " if name == ARM else f"--set {name}=" for name in settings}
+    named = " ".join(f"{flags[name]}{values[0]}" for name, values in settings.items())
     choices = "; ".join(f"{name}: {', '.join(values)}" for name, values in settings.items())
     raise UserError(f"the study has {len(parts)} curves; name one, such as {named} ({choices})")
 

@@ -18,17 +18,17 @@ from prunephase import __version__, disk, models, revive, table
 from prunephase.bench import Bench, Site
 from prunephase.data import Dataset
 from prunephase.errors import UserError
-from prunephase.export import forms, measured, page, reader
-from prunephase.export.card import origin
-from prunephase.export.choose import choose
-from prunephase.export.compact import Compacted, compact
-from prunephase.export.forms import CLOSE, Form, Model, NotWritten, Run, logits, put
-from prunephase.export.latency import compressed, latencies, machine
-from prunephase.export.source import source
+from prunephase.exports import forms, measured, page, reader
+from prunephase.exports.card import origin
+from prunephase.exports.choose import choose
+from prunephase.exports.compact import Compacted, compact
+from prunephase.exports.forms import CLOSE, Form, Model, NotWritten, Run, logits, put
+from prunephase.exports.latency import compressed, latencies, machine
+from prunephase.exports.source import source
 from prunephase.plugins import is_reference
 from prunephase.reports.page import static
 from prunephase.snapshot import Snapshot
-from prunephase.store import Store
+from prunephase.stopping import view
 from prunephase.study import Study
 from prunephase.trial import Trial
 
@@ -70,9 +70,9 @@ def export(
     network.
     """
     whole = study if isinstance(study, Study) else Study(name, tuple(study))
-    place, folder = Store(store), Path(os.path.abspath(output))
+    place, folder = view(store, whole), Path(os.path.abspath(output))
     free(folder, force)
-    rows = table.levels(place, whole.trials)
+    rows = table.levels(place, whole.trials, whole.arms)
     if rows.is_empty():
         raise UserError(f"{store}: holds no finished level of '{whole.name}'; run it first, or name its store")
     choice = choose(rows, str(level), seed, table.cards(place, whole.trials), force=force)

@@ -18,7 +18,7 @@ from torch import nn
 
 from prunephase.data import Dataset
 from prunephase.errors import PrunephaseError
-from prunephase.export.forms import logits
+from prunephase.exports.forms import logits
 from prunephase.measure.calibration import calibration, harm
 from prunephase.measure.structure import macs, structure
 from prunephase.snapshot import Snapshot

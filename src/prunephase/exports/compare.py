@@ -9,8 +9,8 @@ from typing import Any
 
 from prunephase import disk, table
 from prunephase.errors import UserError
-from prunephase.export.card import FORMAT, origin
-from prunephase.export.choose import choose
+from prunephase.exports.card import FORMAT, origin
+from prunephase.exports.choose import choose
 from prunephase.store import Store
 from prunephase.study import Study
 
@@ -29,7 +29,7 @@ def card_of(name: str, store: Path, load: Callable[[str], Study]) -> dict[str, A
     if not colon or study_file == "preset":
         raise UserError(f"{name}: no such folder; {EXPECTED}")
     study, place = load(study_file), Store(store)
-    rows = table.levels(place, study.trials)
+    rows = table.levels(place, study.trials, study.arms)
     if rows.is_empty():
         raise UserError(f"{store}: holds no finished level of '{study.name}'; run it first, or name its --store")
     choice = choose(rows, level, None, table.cards(place, study.trials), force=True)

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from prunephase.analysis.statistics import summarise
-from prunephase.export.choose import Choice
+from prunephase.exports.choose import Choice
 from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial

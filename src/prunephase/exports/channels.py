@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from prunephase.export.constants import AXIS
-from prunephase.export.graph import (
+from prunephase.exports.constants import AXIS
+from prunephase.exports.graph import (
     FLATTENS,
     MEANS,
     RESULT,

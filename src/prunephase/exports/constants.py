@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
-from prunephase.export.graph import (
+from prunephase.exports.graph import (
     ADDS,
     MEANS,
     RESULT,

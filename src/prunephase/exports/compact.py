@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from prunephase.export.attention import pack
-from prunephase.export.channels import Channels, channels, reach, read
-from prunephase.export.constants import fold
-from prunephase.export.graph import narrow, record, tensors, traced
+from prunephase.exports.attention import pack
+from prunephase.exports.channels import Channels, channels, reach, read
+from prunephase.exports.constants import fold
+from prunephase.exports.graph import narrow, record, tensors, traced
 
 COPY = 16  # multiplications that take as long as copying one number: 2 to 30 on a CPU
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunephase.export.forms import Run
+from prunephase.exports.forms import Run
 
 BATCHES = (1, 128)
 WARM, COUNTED = 2, 5  # runs of a turn

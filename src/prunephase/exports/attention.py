@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunephase.export.channels import read
-from prunephase.export.graph import RESULT, attends, is_move, narrow, owned, shape
+from prunephase.exports.channels import read
+from prunephase.exports.graph import RESULT, attends, is_move, narrow, owned, shape
 
 
 def pack(graph: fx.GraphModule) -> None:

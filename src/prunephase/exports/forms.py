@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prunephase.errors import PrunephaseError
-from prunephase.export.reader import read
+from prunephase.exports.reader import read
 
 CLOSE = 1e-5  # of the largest logit: what other arithmetic may change
 Run = Callable[[Tensor], Tensor]  # inputs [N, ...] -> logits [N, K]
