@@ -40,8 +40,8 @@ class PhaseMap:
     rows: tuple[Row, ...]
 
 
-def phase_maps(curves: Sequence[tuple[Group, Phases]]) -> list[PhaseMap]:
-    """A map for every numeric field with 3 values or more, and each combination of the others; seeds are no axis."""
+def phase_maps(curves: Sequence[tuple[Group, Phases]], fewest: int = FEWEST_ROWS) -> list[PhaseMap]:
+    """A map for every numeric field of `fewest` values or more, and each combination of the others, but for seeds."""
     keys = apart([group.key for group, _ in curves])
     names = [name for name in dict.fromkeys(name for key in keys for name in key) if not name.endswith(".seed")]
     found = []
@@ -52,7 +52,7 @@ def phase_maps(curves: Sequence[tuple[Group, Phases]]) -> list[PhaseMap]:
         for i, key in enumerate(keys):
             together.setdefault(repr([(name, key[name]) for name in key if name != axis]), []).append(i)
         for members in together.values():
-            if len({keys[i][axis] for i in members}) < max(FEWEST_ROWS, len(members)):
+            if len({keys[i][axis] for i in members}) < max(fewest, len(members)):
                 continue
             rows = sorted((Row(float(keys[i][axis]), i, *curves[i]) for i in members), key=lambda row: row.value)
             fixed = {name: value for name, value in keys[members[0]].items() if name != axis}
