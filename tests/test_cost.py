@@ -12,7 +12,17 @@ import polars as pl
 import pytest
 
 from prunephase import cli, study
-from prunephase.analysis.cost import Cost, Network, Training, student, teacher, total
+from prunephase.analysis.cost import (
+    GRAMS_PER_KWH,
+    WATTS,
+    Cost,
+    Network,
+    Training,
+    footprint,
+    student,
+    teacher,
+    total,
+)
 from prunephase.cli.costs import KNOWN
 from prunephase.errors import UserError
 from prunephase.models.count import macs
@@ -158,6 +168,47 @@ def test_the_command_prints_four_conventions_and_json(
     assert cli.main(["cost", name, "--store", str(finished)]) == 0
     words = capsys.readouterr().out
     assert all(name in words for name in ("papers", "with teacher training", "with teacher forward", "sparsity aware"))
+
+
+def test_energy_is_estimated_once_for_every_training_on_a_core() -> None:
+    rows = [
+        ("student", "a", 3_600.0, "cpu"),  # ran here
+        ("student", "a", 0.5, "cpu"),  # taken over by another trial
+        ("teacher", "a", 3_600.0, "cpu"),  # and counted as a teacher's
+        ("teacher", "b", 1_800.0, "cpu"),
+        ("student", "c", 900.0, "cuda"),
+        ("student", "d", 0.0, "cpu"),  # no time is known
+    ]
+    paid = pl.DataFrame(rows, schema=["role", "training", "seconds", "device"], orient="row")
+    made = footprint(paid, watts=10.0, grams_per_kwh=400.0)
+    assert (made.seconds, made.left_out) == (5_400.0, 2)
+    assert made.kwh == pytest.approx(10 * 1.5 / 1_000)  # 1.5 hours of 10 W
+    assert made.grams == pytest.approx(6.0)
+
+
+def test_the_command_estimates_energy_and_says_so(
+    tiny: dict[str, Any], study_file: Callable[..., Path], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["cost", str(study_file(tiny)), "--store", str(finished)]
+    assert cli.main([*asked, "--watts", "100", "--grams-per-kwh", "0", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    seconds = spent(Store(finished), study.parse(tiny).trials)["seconds"].sum()
+    assert said["energy"]["label"] == "estimate"
+    assert said["energy"]["kwh"] == pytest.approx(seconds * 100 / 3.6e6)
+    assert said["energy"]["grams_co2e"] == 0
+    # the stop rules of the front are those that validation alone can drive
+    assert [one["rule"] for one in said["fronts"][0]["policies"]] == ["patience", "whole-ladder"]
+    assert said["fronts"][0]["policies"][1]["papers"]["mean"] == said["total"]["papers"]
+    assert cli.main(asked) == 0
+    words = capsys.readouterr().out
+    assert f"x {WATTS:g} W x {GRAMS_PER_KWH:g} g/kWh" in words
+    assert "an estimate" in words
+    assert cli.main([*asked, "--watts", "nan"]) == 2
+    assert "--watts nan: expected" in capsys.readouterr().err
+    assert cli.main(["cost", "--help"]) == 0
+    helped = " ".join(capsys.readouterr().out.split())
+    assert f"default: {WATTS:g}." in helped
+    assert f"default: {GRAMS_PER_KWH:g}." in helped
 
 
 def test_a_training_that_two_curves_share_counts_once_in_the_study(

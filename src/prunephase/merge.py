@@ -40,7 +40,7 @@ def merge(into: str | Path, sources: Sequence[str | Path]) -> Merged:
     A record or blob is checked before it is copied; blobs come first, then the records that name them, in order. So it
     can be killed anywhere and repeated. What is damaged is left out, with the levels that follow from it; a damaged
     record of `into` gives way to a sound one. What is known beside the records (findings of diagnoses, times, why a
-    trial failed) comes along where `into` has none.
+    trial failed, what a run took) comes along where `into` has none.
 
     Raises UserError for a source that is no store, IncompatibleError where two stores disagree on a level (nothing is
     copied then), LockedError where a trial of `into` is being trained, StorageError.
@@ -63,6 +63,10 @@ def merge(into: str | Path, sources: Sequence[str | Path]) -> Merged:
         for store in stores:
             if (store.folder / "trials" / trial).is_dir():
                 _bring(trial, store, target, done)
+    for store in stores:
+        for name, facts in store.runs().items():
+            if name not in target.runs():
+                target.put_run(name, facts)
     return done
 
 

@@ -17,7 +17,7 @@ from prunephase.trial import Trial, canonical_json
 
 
 def spent(store: Store, trials: Sequence[Trial], plugins: Collection[str] = ()) -> pl.DataFrame:
-    """One row per finished training: trial, role (student, teacher), level, sparsity, `training`, and its cost.
+    """One row per finished training: trial, role (student, teacher), level, sparsity, `training`, device, its cost.
 
     The trainings of a trial's teacher stand under the trial with role "teacher": its ladder down to the level that
     teaches, or all of it where that level was chosen among them. `training` names a training by content: trials that
@@ -97,7 +97,8 @@ def _lessons(store: Store, taught: Mapping[str, Any]) -> list[tuple[Record, Reco
 
 
 def _place(record: Record) -> dict[str, Any]:
-    return {name: record.body[name] for name in ("level", "sparsity", "training")}
+    device = record.body["numerics"]["device"].partition(":")[0]
+    return {name: record.body[name] for name in ("level", "sparsity", "training")} | {"device": device}
 
 
 def _seconds(store: Store, record: Record) -> float:

@@ -5,6 +5,7 @@
     STORE/trials/DIGEST/level-007.json sealed: what level 7 gave, and the seal of level 6
     STORE/findings/DIGEST/level-007/distance.json   sealed: a diagnosis, and the seal of the level it was made from
     STORE/facts/DIGEST/level-007.json  not sealed: when, where and how long
+    STORE/facts/runs/NAME.json         not sealed: what a whole run took
     STORE/hints/ab/cdef...             not sealed: which record holds a training, by the content of what it began from
     STORE/quarantine/                  damaged files, set aside
     STORE/locks/, STORE/tmp/, STORE/logs/
@@ -146,6 +147,16 @@ class Store:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """What is known of whole runs, by name; what cannot be read is left out."""
+        found = {}
+        for path in sorted((self.folder / "facts" / "runs").glob("*.json")):
+            with suppress(ValueError):
+                facts = json.loads(disk.read(path) or b"null")
+                if isinstance(facts, dict):
+                    found[path.stem] = facts
+        return found
+
     def trials(self) -> list[str]:
         """Digests of all trials that have begun."""
         folder = self.folder / "trials"
@@ -225,6 +236,11 @@ class Store:
     def put_facts(self, trial: str, level: int, facts: Mapping[str, Any]) -> None:
         """Keep what varies between equal runs, beside the record."""
         path = self.folder / "facts" / trial / _level_name(level)
+        disk.write(path, canonical_json(facts), self.folder / "tmp", durable=False)
+
+    def put_run(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Keep what a whole run took, beside the facts of its levels."""
+        path = self.folder / "facts" / "runs" / f"{name}.json"
         disk.write(path, canonical_json(facts), self.folder / "tmp", durable=False)
 
     def put_failure(self, trial: str, text: str | None) -> None:

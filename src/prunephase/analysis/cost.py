@@ -1,11 +1,16 @@
-"""Cost: operations of trainings in four conventions side by side. Arithmetic alone; one multiply-accumulate is one."""
+"""Cost: operations of trainings in four conventions side by side, one multiply-accumulate being one; energy, carbon."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import polars as pl
 
 PASSES = 3.0  # forward passes that a training step takes: one forward, two backward
+# Green Algorithms (Lannelongue, Grealey and Inouye 2021): a core of "any" CPU, and the world's grid in 2019 (IEA).
+WATTS, GRAMS_PER_KWH = 12.0, 475.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,37 @@ class Cost:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Energy and carbon of trainings on CPU cores: always an estimate, seconds x watts of a core x grams of CO2e.
+
+    seconds: by the clock, one core each; left_out: trainings elsewhere (a GPU), or without a time.
+
+    >>> made = Footprint(seconds=36_000.0, watts=12.0, grams_per_kwh=475.0)
+    >>> made.kwh, made.grams
+    (0.12, 57.0)
+    """
+
+    seconds: float
+    watts: float = WATTS
+    grams_per_kwh: float = GRAMS_PER_KWH
+    left_out: int = 0
+
+    @property
+    def kwh(self) -> float:
+        """Energy, in kilowatt hours."""
+        return self.seconds * self.watts / 3.6e6
+
+    @property
+    def grams(self) -> float:
+        """CO2 equivalents."""
+        return self.kwh * self.grams_per_kwh
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"label": "estimate", "kwh": self.kwh, "grams_co2e": self.grams, **asdict(self)}
+
+
 CONVENTIONS = ("papers", "with_teacher_training", "with_teacher_forward", "sparsity_aware")
 
 
@@ -85,6 +121,34 @@ def total(costs: Iterable[Cost]) -> Cost:
     """Of several trainings."""
     held = list(costs)
     return Cost(*(float(sum(getattr(one, f.name) for one in held)) for f in fields(Cost)))
+
+
+def once(paid: pl.DataFrame) -> pl.DataFrame:
+    """The ledger of `spent.spent` with each training once: a student's where it is one, its seconds where it ran."""
+    longest = pl.col("seconds").max().over("training")  # to take a training over takes next to none
+    return paid.with_columns(longest).sort("role").unique("training", keep="first", maintain_order=True)
+
+
+def footprint(paid: pl.DataFrame, watts: float = WATTS, grams_per_kwh: float = GRAMS_PER_KWH) -> Footprint:
+    """Energy and carbon of the trainings of a ledger, each counted once: an estimate from their seconds.
+
+    Only where a level is trained on the CPU is its time that of one core; others are counted as left out.
+    """
+    trainings = once(paid)
+    timed = trainings.filter((pl.col("device") == "cpu") & (pl.col("seconds") > 0))
+    return Footprint(float(timed["seconds"].sum()), watts, grams_per_kwh, trainings.height - timed.height)
+
+
+def unit(largest: float) -> tuple[float, str]:
+    """The unit in which the largest number of operations stays below a thousand, or the largest unit.
+
+    >>> unit(2.5e12)
+    (1000000000000.0, 'TFLOPs')
+    """
+    for size, name in ((1e6, "MFLOPs"), (1e9, "GFLOPs"), (1e12, "TFLOPs")):
+        if largest < 1000 * size:
+            return size, name
+    return 1e15, "PFLOPs"
 
 
 def _operations(training: Training) -> tuple[float, float]:

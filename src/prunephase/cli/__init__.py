@@ -24,6 +24,7 @@ from prunephase.cli import (  # noqa: F401
     refining,
     results,
     settings,
+    spending,
     work,
 )
 from prunephase.cli.words import app, fail

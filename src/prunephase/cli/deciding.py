@@ -1,9 +1,8 @@
-"""Commands that decide about finished ladders: when to stop, which level to take, which antidote; and their cost."""
+"""Commands that decide about finished ladders: when to stop, which level to take, which antidote."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -246,81 +245,6 @@ def arms(
         "its sides. cost, seconds: relative to none, teachers' trainings and forward passes counted."
     )
     return Exit.OK
-
-
-@app.command(help_epilogue=examples("prunephase cost study.toml", "prunephase cost study.toml --json"))
-def cost(
-    study: StudyFile,
-    *,
-    where: Where = HERE,
-    json: Json = False,
-) -> int:
-    """Say what the finished levels have cost: operations in four conventions side by side, and seconds by the clock.
-
-    A multiply-accumulate is one operation. papers: 3 x MAC x examples x epochs, dense at every level, no teacher; then
-    with the teacher's training, with its forward passes, and all of it at the density of every layer.
-    """
-    import polars as pl
-
-    from prunephase.analysis.cost import CONVENTIONS
-    from prunephase.analysis.curve import split
-    from prunephase.spent import spent
-    from prunephase.terminal import clean, percent
-
-    whole = where.load(study)
-    frame = where.levels(whole)
-    paid = spent(where.view(whole), whole.trials, where.plugins)
-    measures = [*CONVENTIONS, "seconds"]
-    groups: list[dict[str, Any]] = []
-    for key, rows in split(frame):
-        mine = paid.filter(pl.col("trial").is_in(rows["trial"].unique().to_list()))
-        levels = (
-            mine.filter(role="student")
-            .group_by("level")
-            .agg(pl.len().alias("trainings"), pl.col("sparsity").mean(), *(pl.col(name).mean() for name in measures))
-        )
-        # of a teacher whom several students share, the trainings count once
-        totals = mine.unique(["role", "training"], keep="first", maintain_order=True)
-        sums = totals.select(pl.len().alias("trainings"), *(pl.col(name).sum() for name in measures)).row(0, named=True)
-        groups.append({"group": key, "levels": levels.sort("level").to_dicts(), "total": sums})
-    once = paid.sort("role").unique("training", keep="first", maintain_order=True)
-    everything = once.select(pl.len().alias("trainings"), *(pl.col(name).sum() for name in measures)).row(0, named=True)
-    if json:
-        print_json({"study": whole.name, "store": str(where.store), "groups": groups, "total": everything})
-        return Exit.OK
-    size, unit = _unit(max(everything[name] for name in CONVENTIONS))
-    head = ("level", "sparsity", "n", *(name.replace("_", " ") for name in CONVENTIONS), "seconds")
-    for group in groups:
-        print(clean(", ".join(f"{name} = {value}" for name, value in group["group"].items())) or "All levels")
-        cells = [
-            (f"{row['level']}", percent(row["sparsity"], 2), str(row["trainings"]), *_priced(row, measures, size))
-            for row in group["levels"]
-        ]
-        print(
-            aligned(
-                head, [*cells, ("sum", "", str(group["total"]["trainings"]), *_priced(group["total"], measures, size))]
-            )
-        )
-        print()
-    if len(groups) > 1:
-        print(aligned(head, [("study", "", str(everything["trainings"]), *_priced(everything, measures, size))]))
-    print(
-        f"{unit}: multiply-accumulates, each one operation; a level is the mean of n trainings, a sum counts every "
-        "training once. sparsity aware: arithmetic, not time. seconds: by the clock, shared trainings where they ran."
-    )
-    return Exit.OK
-
-
-def _unit(largest: float) -> tuple[float, str]:
-    """The unit in which the largest number stays below a thousand, or the largest unit."""
-    for size, unit in ((1e6, "MFLOPs"), (1e9, "GFLOPs"), (1e12, "TFLOPs")):
-        if largest < 1000 * size:
-            return size, unit
-    return 1e15, "PFLOPs"
-
-
-def _priced(row: Mapping[str, Any], measures: Sequence[str], size: float) -> list[str]:
-    return [f"{row[name]:,.1f}" if name == "seconds" else f"{row[name] / size:,.4g}" for name in measures]
 
 
 def _span(levels: list[int]) -> str:

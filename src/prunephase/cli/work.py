@@ -62,6 +62,13 @@ def run(
             help="The head of the cluster, as HOST:PORT; default: RAY_ADDRESS, or a cluster of this machine alone."
         ),
     ] = None,
+    carbon: Annotated[
+        str | None,
+        Parameter(
+            help="Have codecarbon estimate energy and emissions, with the grid of this country: DEU, FRA, USA, ... "
+            "(`prunephase cost` shows them)."
+        ),
+    ] = None,
     shard: Annotated[str | None, Parameter(help="The i-th of n parts of the study, as i/n: for job arrays.")] = None,
     quiet: Annotated[bool, Parameter(negative="", show_default=False, help="No progress.")] = False,
     json: Json = False,
@@ -71,6 +78,8 @@ def run(
     Interrupt it when you like: finished levels are safe, and the same command goes on.
     """
     from prunephase import runs
+    from prunephase.carbon import followed
+    from prunephase.store import Store
     from prunephase.terminal import watch
 
     chosen = where.load(study)
@@ -81,13 +90,17 @@ def run(
         raise UserError(f"--workers {workers}: expected at least 1")
     if ray_address is not None and on != "ray":
         raise UserError(f"--ray-address {ray_address}: belongs to --on ray")
+    if carbon is not None and on == "ray":
+        raise UserError(f"--carbon {carbon}: sees this machine alone, not the workers of --on ray; leave it out")
     writable(output)
     if not chosen.trials:
         print(f"{chosen.name}: no trials in this part, nothing to do", file=sys.stderr)
         return Exit.OK
+    place = Store(where.store)
     with (
-        watch(chosen, where.view(chosen), quiet=quiet or json) as observe,
+        watch(chosen, where.view(chosen), quiet=quiet or json) as tell,
         _executor(on, ray_address, workers, device, where.plugins) as (executor, count),
+        contextlib.nullcontext(tell) if carbon is None else followed(chosen, place, carbon, tell) as observe,
     ):
         outcome = runs.train(
             chosen,

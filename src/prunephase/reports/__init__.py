@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from prunephase import table
+from prunephase.carbon import estimates
 from prunephase.disk import refusals
 from prunephase.errors import UserError
 from prunephase.reports.findings import kept
@@ -33,8 +35,8 @@ def report(
 
     A name that ends in .svg or .png gets the main curve alone, as a picture; one that ends in .html the whole page.
     axis: what diagnoses and, once more, accuracy are drawn against: level, sparsity, remaining, or a column of numbers
-    of the table. plugins: modules of yours that the trials name, to count what arms cost. Raises UserError for another
-    name or axis or where nothing is finished yet, StorageError where it cannot be written.
+    of the table. plugins: modules of yours that the trials name, without which their cost is not counted. Raises
+    UserError for another name or axis or where nothing is finished yet, StorageError where it cannot be written.
     """
     chosen = study if isinstance(study, Study) else Study(name, tuple(study))
     place, page = view(store, chosen), Path(output)
@@ -55,7 +57,8 @@ def report(
         content = render(
             *(chosen.name, levels, _steps(place, chosen.trials), table.cards(place, chosen.trials)),
             *(table.provenance(place, chosen), missing, kept(place, chosen.trials), axis),
-            *(_paid(place, chosen, plugins), *((told(chosen, ended), ended) if chosen.stop.drives else ())),
+            *(_paid(place, chosen, plugins), told(chosen, ended) if chosen.stop.drives else "", ended),
+            estimates(place, chosen.trials),
         )
     with refusals(page):
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +67,17 @@ def report(
 
 
 def _paid(place: Store, study: Study, plugins: Collection[str]) -> pl.DataFrame | None:
-    """What the trainings cost, where arms are compared by it."""
-    if not study.arms:
+    """What the trainings cost, where arms are compared, or a validation split lets stop rules be replayed.
+
+    None elsewhere, and where it cannot be told.
+    """
+    if not study.arms and not any(trial.data.validation for trial in study.trials):
         return None
     from prunephase.spent import spent  # needs torch
 
-    return spent(place, study.trials, plugins)
+    with suppress(UserError):  # a model of the user's that may not be imported, a teacher of another store
+        return spent(place, study.trials, plugins)
+    return None
 
 
 def _steps(place: Store, trials: Iterable[Trial]) -> pl.DataFrame:

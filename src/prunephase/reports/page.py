@@ -18,7 +18,9 @@ from prunephase.errors import UserError
 from prunephase.reports import (
     arms,
     charts,
+    decay,
     diagnoses,
+    front,
     learning,
     maps,
     numbers,
@@ -54,14 +56,15 @@ def render(
     paid: pl.DataFrame | None = None,
     told: str = "",
     ended: Sequence[Ending] = (),
+    runs: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page as text. It needs no network and runs no script but its own, whatever the inputs hold.
 
     table: one row per trial and level; epochs: one row per trial, level and epoch; both may be half done or empty.
     cards: noise card, as JSON values, by trial digest. provenance: facts, nested at will. missing: what is unfinished,
     a line each. findings: what diagnoses found; across: what they are drawn against, as `diagnoses.diagnoses` has it.
-    paid: what the trainings cost, as `spent.spent` has it, for arms. told: what the stop rule of the study did, in a
-    sentence; ended: the ladders that it ended.
+    paid: what the trainings cost, as `spent.spent` has it; told: what the stop rule of the study did, in a sentence;
+    ended: the ladders that it ended; runs: what codecarbon said of them, as `carbon.estimates` has it.
     Raises UserError where two rows claim one level of one trial.
     """
     rows, steps = complete(table), complete(epochs, EPOCHS)
@@ -72,9 +75,11 @@ def render(
         *arms.arms(found, rows, axis, paid),
         sections.curves(found, axis),
         maps.maps(found, axis, cards),
+        *decay.decay(found, cards),
         pairs.pairs(found, axis),
         *stops.ended(found, told, ended),
         *stops.stops(found, cards),
+        *front.front(found, cards, paid, runs),
         numbers.numbers(found, axis),
         learning.training(found, steps),
         learning.subsets(found, axis),
