@@ -139,6 +139,15 @@ def footprint(paid: pl.DataFrame, watts: float = WATTS, grams_per_kwh: float = G
     return Footprint(float(timed["seconds"].sum()), watts, grams_per_kwh, trainings.height - timed.height)
 
 
+def watt_hours(kwh: float) -> str:
+    """An energy as text.
+
+    >>> watt_hours(0.00272), watt_hours(1.5)
+    ('2.72 Wh', '1.5 kWh')
+    """
+    return f"{kwh:.3g} kWh" if kwh >= 0.1 else f"{1000 * kwh:.3g} Wh"
+
+
 def unit(largest: float) -> tuple[float, str]:
     """The unit in which the largest number of operations stays below a thousand, or the largest unit.
 

@@ -103,14 +103,17 @@ def cost(
 
 def _energy(energy: Footprint, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The estimates, a line each."""
+    from prunephase.analysis.cost import watt_hours
+
+    hours = energy.seconds / 3600
     left = f"; not in it: {energy.left_out:,} trainings on other devices or without a time" if energy.left_out else ""
     lines = [
-        f"Energy, an estimate: {energy.kwh:.3g} kWh, {energy.grams:.3g} g CO2e: {energy.seconds / 3600:.3g} core-hours "
+        f"Energy, an estimate: {watt_hours(energy.kwh)}, {energy.grams:.3g} g CO2e: {hours:.3g} core-hours "
         f"x {energy.watts:g} W x {energy.grams_per_kwh:g} g/kWh (--watts, --grams-per-kwh){left}."
     ]
     for run in runs:
         lines.append(
-            f"Energy, codecarbon's estimate of a run: {run['kwh']:.3g} kWh, {run['grams_co2e']:.3g} g CO2e "
+            f"Energy, codecarbon's estimate of a run: {watt_hours(run['kwh'])}, {run['grams_co2e']:.3g} g CO2e "
             f"({run['country']}), {sum(run['trained'].values()):,} trainings, begun {run['started']} ({run['by']})."
         )
     return lines

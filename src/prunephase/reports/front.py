@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from prunephase.analysis.cost import footprint, unit
+from prunephase.analysis.cost import footprint, unit, watt_hours
 from prunephase.analysis.facts import Fact
 from prunephase.analysis.front import MEASURES, POLICIES, Front, Measure, Policy, fronts
 from prunephase.reports import charts
@@ -62,13 +62,13 @@ def _energy(paid: pl.DataFrame, runs: Sequence[Mapping[str, Any]]) -> list[tuple
     made = footprint(paid)
     left = f"; {made.left_out:,} trainings on other devices or without a time are not in it" if made.left_out else ""
     estimate = (
-        f"{made.kwh:.3g}{THIN}kWh and {made.grams:.3g}{THIN}g CO2e, of {made.seconds / 3600:.3g} hours of a core at "
+        f"{watt_hours(made.kwh)} and {made.grams:.3g}{THIN}g CO2e, of {made.seconds / 3600:.3g} hours of a core at "
         f"{made.watts:g}{THIN}W and {made.grams_per_kwh:g}{THIN}g/kWh{left}"
     )
     told = [
         (
             f"by codecarbon, run of {run['started']}",
-            f"{run['kwh']:.3g}{THIN}kWh and {run['grams_co2e']:.3g}{THIN}g CO2e ({run['country']}), "
+            f"{watt_hours(run['kwh'])} and {run['grams_co2e']:.3g}{THIN}g CO2e ({run['country']}), "
             f"{sum(run['trained'].values()):,} trainings ({clipped(str(run['by']))})",
         )
         for run in runs
@@ -151,7 +151,7 @@ def _chart(
     legend = alt.Legend(**key, symbolType="stroke", symbolStrokeWidth=3) if len(antidotes) > 1 else None
     colour = alt.Color("antidote:N", scale=alt.Scale(domain=list(antidotes), range=paints), legend=legend)
     filled = alt.Fill("antidote:N", scale=alt.Scale(domain=list(antidotes), range=paints), legend=None)
-    full = alt.condition("datum.front", alt.value(0.35), alt.value(0))
+    full = alt.condition("datum.front", alt.value(0.6), alt.value(0))
     policies = [POLICIES[rule] for rule in rules]
     shapes = [charts.SHAPES[list(POLICIES).index(rule)] for rule in rules]
     marks = alt.Legend(**key, symbolStrokeColor=PAGE["ink"], symbolFillColor="transparent")
