@@ -141,6 +141,25 @@ def test_an_unfinished_ladder_does_not_count() -> None:
     assert only(found, "distill", "patience").accuracy.n == 3
 
 
+def test_a_rule_that_outlasts_a_ladder_that_was_ended_is_not_asked() -> None:
+    rows, paid = table()
+    last = 8  # of seed 0 without an antidote, beyond where patience ends it
+    cut = rows.filter((pl.col("trial") != "none0") | (pl.col("level") <= last)).with_columns(
+        ended=(pl.col("trial") == "none0") & (pl.col("level") == last)
+    )
+    (found,) = fronts(split(cut), paid)
+    asked = {(one.key["antidote.kind"], one.rule): one.accuracy.n for one in found.policies}
+    assert asked == {("none", "patience"): 3, ("distill", "patience"): 3, ("distill", "whole-ladder"): 3}
+    assert "would have gone on" in found.silent["whole-ladder"]
+
+
+def test_arms_are_antidotes() -> None:
+    rows, paid = table()
+    named = rows.with_columns(arm=pl.col("antidote.kind"))
+    (found,) = fronts(split(named), paid)
+    assert {found.antidote(one) for one in found.policies} == {"none", "distill"}
+
+
 def test_the_section_shows_both_conventions_and_the_energy() -> None:
     rows, paid = table()
     found = series(complete(rows))
