@@ -333,7 +333,9 @@ def test_every_form_through_the_command_line(
     assert cli.main([*words, "--force", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["card"]
     assert {"dense/model.pt2", "compact/model.pt2"} <= {form["path"] for form in found["forms"]}
-    assert all(form["difference"] == 0 for form in found["forms"] if not form["path"].endswith("onnx"))
+    exact = {form["difference"] for form in found["forms"] if form["path"].endswith("safetensors")}
+    assert exact == {0.0}
+    assert all(form["difference"] < 1e-5 for form in found["forms"])  # programs may add in another order
 
 
 @pytest.mark.usefixtures("quick")
