@@ -67,3 +67,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert runs.train(study.parse(copy.deepcopy(STUDY)), store, workers=1).code == 0
     assert len(tree(store)) > 10
     return store
+
+
+@pytest.fixture
+def forked_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles are read by a fork of this process, where a new one would import torch first; and kept in `tmp_path`."""
+    from hostile import forked
+    from prunephase import checkpoint
+
+    monkeypatch.setattr(checkpoint, "_child", forked)
+    monkeypatch.setattr(checkpoint, "folder", lambda: tmp_path / "tensors")

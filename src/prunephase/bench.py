@@ -16,6 +16,7 @@ from prunephase import models, noise, prune
 from prunephase.data import Dataset
 from prunephase.engine import numerics, pick
 from prunephase.errors import UserError
+from prunephase.models import Given
 from prunephase.noise import Card
 from prunephase.trial import Trial, canonical_json, steps_per_epoch
 
@@ -70,11 +71,43 @@ class Bench:
         return noisy.to(self.device, _resident[key])
 
     def network(self, *where: int | str) -> nn.Module:
-        """A freshly initialised network on the device; `where` names the initialisation."""
+        """A network on the device as every level finds it: freshly initialised, or with the weights that are given.
+
+        `where` names a new initialisation instead.
+        """
+        fresh = self._fresh(*where)
+        if not where and self.given.weights:
+            fresh.load_state_dict(dict(self.given.weights))
+        return fresh.to(self.device)
+
+    def _fresh(self, *where: int | str) -> nn.Module:
         data = self.noisy[0]
         spec, seed, classes = self.trial.model, self.trial.seed, len(data.classes)
-        fresh = models.build(spec, data.input_shape, classes, seed, *where, plugins=self.site.plugins, dtype=data.dtype)
-        return fresh.to(self.device)
+        return models.build(spec, data.input_shape, classes, seed, *where, plugins=self.site.plugins, dtype=data.dtype)
+
+    @cached_property
+    def given(self) -> Given:
+        """What the file of weights holds, where one is named."""
+        spec = self.trial.model
+        return Given() if spec.weights_sha256 is None else models.given(spec, self._fresh())
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """Masks of level 0, on the CPU: every weight lives, unless the file of weights says otherwise."""
+        for name in self.given.masks:
+            if name not in self.prunable[0]:
+                raise UserError(
+                    f"model.weights = {self.trial.model.weights!r}: holds a mask of {name}, which [pruning] does not "
+                    "prune; make it permanent (torch.nn.utils.prune.remove) or change include and exclude"
+                )
+        network = self._fresh()
+        every = {name: torch.ones(network.get_parameter(name).shape, dtype=torch.bool) for name in self.prunable[0]}
+        masks = {**every, **self.given.masks}
+        if not any(mask.any() for mask in masks.values()):
+            raise UserError(
+                f"model.weights = {self.trial.model.weights!r}: its masks leave no weight; take another file"
+            )
+        return masks
 
     @cached_property
     def prunable(self) -> tuple[dict[str, int], int]:
@@ -83,14 +116,19 @@ class Bench:
         return {name: weight.numel() for name, weight in chosen.items()}, ignored
 
     @cached_property
+    def alive(self) -> dict[str, int]:
+        """{name: size} of what lives at level 0 of the prunable weights."""
+        return {name: int(mask.sum()) for name, mask in self.masks.items()}
+
+    @cached_property
     def floors(self) -> dict[str, int]:
         """{name: weights that stay in any case}, for prunable weights that have a floor."""
-        return prune.floors(self.network(), self.trial.pruning) if self.trial.pruning.floor else {}
+        least = prune.floors(self.network(), self.trial.pruning) if self.trial.pruning.floor else {}
+        return {name: min(count, self.alive[name]) for name, count in least.items()}
 
     @cached_property
     def budgets(self) -> list[dict[str, int]]:
-        sizes, ignored = self.prunable
-        return prune.budgets(sizes, self.trial.pruning, ignored, self.floors)
+        return prune.budgets(self.alive, self.trial.pruning, self.prunable[1], self.floors)
 
     @cached_property
     def numerics(self) -> dict[str, Any]:

@@ -176,8 +176,9 @@ def _level(
     clock = time.monotonic()
     network = bench.network()
     initial = weights_of(network)
-    masks = {name: torch.ones_like(network.get_parameter(name), dtype=torch.bool) for name in bench.prunable[0]}
-    start = Start(initial, 0, None, "the initialisation")
+    masks = {name: mask.to(bench.device) for name, mask in bench.masks.items()}
+    sha256 = trial.model.weights_sha256
+    start = Start(initial, 0, None, "the initialisation" if sha256 is None else f"weights of SHA-256 {sha256}")
     if level:
         at_hand = before if trial.builds_on(level) == level - 1 else None
         origin = at_hand or _State(*trained_state(store, parent))

@@ -169,8 +169,7 @@ def _masks(bench: Bench, network: nn.Module, level: int) -> dict[str, Tensor]:
     from prunephase import prune
 
     scores = {name: network.get_parameter(name).detach().abs().cpu() for name in bench.prunable[0]}
-    every = {name: score >= 0 for name, score in scores.items()}
-    chosen = prune.select(scores, every, bench.budgets[level], bench.floors) if level else every
+    chosen = prune.select(scores, bench.masks, bench.budgets[level], bench.floors) if level else bench.masks
     return {name: mask.to(bench.device) for name, mask in chosen.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from prunephase import checkpoint
 from prunephase.errors import nearest
 from prunephase.plugins import is_reference, reference
 
@@ -19,7 +20,7 @@ CRITERIA = ("magnitude", "gradient", "random")
 # Fields that came later, at the value that means what was done before: left out of the identity, so that it stays.
 LATER: dict[str, dict[str, Any]] = {
     "data": {"crop": None},
-    "model": {"init": "default"},
+    "model": {"init": "default", "weights": None, "weights_sha256": None},
     "recipe": {"precision": "float32", "warmup": 0, "augment": [], "decay_by": {}},
     "pruning": {"remask": "none", "steps": [], "parameters": [], "floor": {}},
     "antidote": {
@@ -176,6 +177,32 @@ class Model(Frozen):
         description="default: the model's own; he-paper: Kaiming-normal weights, zero biases; he-code: Kaiming-normal "
         "weights, torch's own biases, BatchNorm scales uniform in [0, 1)",
     )
+    weights: str | None = Field(
+        None,
+        description="file of weights that every seed starts from, and rewinds to: a state_dict as safetensors, or kept "
+        "with torch.save (.pt, .pth); relative to where you run",
+    )
+    weights_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of their names, kinds, shapes and values, which is their identity; found by itself, and "
+        "where it is given the file must have it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_content(cls, fields: Any) -> Any:
+        path = fields.get("weights") if isinstance(fields, dict) else None
+        if not isinstance(path, str):
+            return fields
+        expected = "expected a state_dict as safetensors, or saved with torch.save"
+        try:
+            found = checkpoint.content_of(path)
+        except ValueError as problem:
+            raise ValueError(f"weights = {path!r}: {problem}; {expected}") from None
+        if fields.get("weights_sha256") not in (None, found):
+            raise ValueError(f"weights = {path!r}: has the SHA-256 {found}, not weights_sha256; restore it")
+        return {**fields, "weights_sha256": found}
 
 
 class Recipe(Frozen):

@@ -58,6 +58,11 @@ class Trial(Frozen):
         fields = self._fields()
         if not self.antidote.chooses:
             del fields["pruning"]["levels"]
+        fields["model"]["weights"] = None  # where they lie; what they are is weights_sha256
+        if (teacher := fields["antidote"]["teacher_model"]) is not None:
+            del teacher["weights"]
+            if teacher["weights_sha256"] is None:
+                del teacher["weights_sha256"]
         for section, values in LATER.items():
             for name, value in values.items():
                 if fields[section][name] == value:
@@ -88,6 +93,8 @@ class Trial(Frozen):
         row: dict[str, Any] = {}
         for section, value in self._fields().items():
             row |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
+        if row["model.weights"] is not None:  # one name for them: curves are told apart by what differs
+            row["model.weights_sha256"] = None
         return row
 
     @property

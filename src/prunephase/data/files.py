@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from safetensors import numpy as plain
 
-from prunephase import sections
+from prunephase import checkpoint, sections
 from prunephase.data.types import Arrays
 from prunephase.errors import UserError, nearest
 
@@ -137,25 +137,9 @@ def _key(key: str | None, names: list[str], say: str) -> str:
 def _read_pt(path: Path, say: str) -> dict[str, NDArray[np.generic]]:
     """The arrays by name that somebody saved with torch.save: numpy's, tensors or lists."""
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # as for read_npz; torch explains a pickle that it refuses on a page
-        raise UserError(
-            f"{say}: is not a pt file of plain arrays ({type(problem).__name__}); save the labels with np.savez"
-        ) from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise UserError(f"{say}: holds {type(found).__name__}; expected a dict of arrays by name")
-    return {name: np.asarray(values) for name, values in found.items()}
-
-
-def _harmless() -> list[Any]:
-    """What the pickle of a numpy array of numbers calls, under the names of numpy 1 and 2; none of it runs code."""
-    reconstruct = np.zeros(0).__reduce__()[0]
-    kinds = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
-    return [
-        *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-        *(np.ndarray, np.dtype, *kinds),
-    ]
+        return plain.load(checkpoint.read(path))
+    except ValueError as problem:
+        raise UserError(f"{say}: {problem}; save the labels with np.savez") from None
 
 
 def _rows(

@@ -13,6 +13,7 @@ from torch import nn
 from prunephase import streams
 from prunephase.errors import UserError
 from prunephase.models.checks import Shape
+from prunephase.models.given import Given, given
 from prunephase.models.init import INITS, he_code, he_paper, kaiming
 from prunephase.models.resnet import resnet18, resnet101
 from prunephase.models.small import lenet_300_100, mlp, small_cnn
@@ -25,7 +26,9 @@ from prunephase.sections import Model
 __all__ = [
     "FAMILY",
     "INITS",
+    "Given",
     "build",
+    "given",
     "he_code",
     "he_paper",
     "kaiming",
