@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hostile import FITS, corpus, misfits, pickles, safetensors
-from prunephase import checkpoint, cli
-from prunephase.errors import Exit
+from prunephase import checkpoint, cli, unpickle
+from prunephase.data.files import read_labels, read_npz, read_table
+from prunephase.errors import Exit, UserError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and limits as Linux has them")
 
@@ -101,8 +103,6 @@ def test_the_command_line_says_it_in_a_line(
 
 @pytest.mark.slow
 def test_the_payloads_run_where_a_plain_unpickler_reads_them(place: Path) -> None:
-    import torch
-
     canary, ran = place / "canary", set()
     for name, data in pickles(canary):
         Path(name).write_bytes(data)
@@ -144,9 +144,41 @@ def test_every_hostile_file_is_refused_by_a_real_child(
     assert memory < MEMORY
 
 
-def test_the_child_imports_nothing_from_where_it_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+@pytest.mark.usefixtures("forked_child")
+def test_a_child_that_goes_on_for_ever_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: Any) -> None:
+        while True:
+            pass
 
+    torch.save(FITS, tmp_path / "a.pt")
+    monkeypatch.setattr(unpickle, "SECONDS", 0)
+    monkeypatch.setattr(unpickle, "arrays", busy)
+    with pytest.raises(ValueError, match="could not be read within limits of memory and time"):
+        checkpoint.content_of(tmp_path / "a.pt")
+
+
+@pytest.mark.usefixtures("forked_child")
+def test_a_torch_whose_unpickler_is_unsafe_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(FITS, tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: os._exit(0))
+    with pytest.raises(ValueError, match=r"torch 2.9.1\+cpu can be made to run code by such a file; install"):
+        checkpoint.content_of(tmp_path / "a.pt")
+
+
+def test_data_and_labels_in_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.npz", "a.csv", "a.pt"):
+        os.mkfifo(tmp_path / name)
+    for ask in (
+        lambda: read_npz(tmp_path / "a.npz", "data.path"),
+        lambda: read_table(tmp_path / "a.csv", "data.path"),
+        lambda: read_labels(tmp_path / "a.pt", None, "noise.path"),
+    ):
+        with pytest.raises(UserError, match=r"no file|no such file"):
+            ask()
+
+
+def test_the_child_imports_nothing_from_where_it_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("torch", "numpy", "zipfile", "prunephase"):
         Path(f"{module}.py").write_text(f"open({str(place / 'canary')!r}, 'w')")
     torch.save(FITS, "fine.pt")

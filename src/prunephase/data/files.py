@@ -79,6 +79,8 @@ def from_names(arrays: Mapping[str, Any], say: str) -> Arrays:
 
 def read_npz(path: Path, say: str) -> dict[str, NDArray[np.generic]]:
     """The arrays of an npz archive; none that would need unpickling. `say` begins the error."""
+    if not path.is_file():  # no pipe is waited for
+        raise UserError(f"{say}: is no file; give an npz archive, saved with np.savez")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
@@ -94,6 +96,8 @@ def read_table(path: Path, say: str) -> pl.DataFrame:
 
     if path.suffix not in TABLES:
         raise UserError(f"{say}: '{path.suffix}' is neither .csv nor .parquet; name a table")
+    if not path.is_file():  # no pipe is waited for
+        raise UserError(f"{say}: is no file; give a csv or parquet table")
     try:
         return (
             pl.read_parquet(path, glob=False)
