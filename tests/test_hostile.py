@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from hostile import FITS, corpus, misfits, pickles, safetensors
+from hostile import FITS, corpus, misfits, payloads, pickles, safetensors, torch_zip
 from prunephase import checkpoint, cli, unpickle
 from prunephase.data.files import read_labels, read_npz, read_table
 from prunephase.errors import Exit, UserError
@@ -78,25 +78,19 @@ def test_every_file_is_refused_or_is_plain_tensors(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("forked_child")
-@pytest.mark.parametrize(
-    "name", ["reduce-os-system-zip.pt", "more.safetensors", "new\nline.pt", "odd-names.safetensors"]
-)
 def test_the_command_line_says_it_in_a_line(
-    name: str,
-    place: Path,
-    study_file: Callable[..., Path],
-    tiny: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
+    place: Path, study_file: Callable[..., Path], tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     canary = place / "canary"
-    for known, data in (*pickles(canary), *misfits(), *safetensors()):
-        if known in (name, name.removesuffix(".safetensors")):
-            Path(name).write_bytes(data)
-    study = study_file({**tiny, "model": {**tiny["model"], "weights": name}})
-    code = cli.main(["run", str(study), "--store", str(place / "runs")])
-    said = capsys.readouterr()
-    assert judge(name, code, said.err) == "", said.err
-    assert said.out == ""
+    Path("code.pt").write_bytes(torch_zip(payloads(canary)["reduce-os-system"]))
+    for name, data in (*misfits(), *((f"{name}.safetensors", data) for name, data in safetensors())):
+        Path(name).write_bytes(data)
+    for name in ("code.pt", "more.safetensors", "new\nline.pt", "odd-names.safetensors"):
+        study = study_file({**tiny, "model": {**tiny["model"], "weights": name}})
+        code = cli.main(["run", str(study), "--store", str(place / "runs")])
+        said = capsys.readouterr()
+        assert judge(name, code, said.err) == "", said.err
+        assert said.out == ""
     assert not canary.exists()
     assert not (place / "runs").exists()
 
@@ -117,6 +111,26 @@ def test_the_payloads_run_where_a_plain_unpickler_reads_them(place: Path) -> Non
             ran.add(name)
         canary.unlink(missing_ok=True)
     assert len(ran) >= 30, sorted(ran)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_child")
+def test_every_hostile_file_is_refused_by_the_command_line(
+    place: Path, study_file: Callable[..., Path], tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary, wrong, lines = place / "canary", {}, []
+    for name in corpus(Path(), canary):
+        study = study_file({**tiny, "model": {**tiny["model"], "weights": name}})
+        code = cli.main(["run", str(study), "--store", str(place / "runs")])
+        lines.append(said := capsys.readouterr().err)
+        if fault := judge(name, code, said):
+            wrong[name] = f"{fault}: {said!r}"
+    with capsys.disabled():
+        print(*(line.strip() for line in lines), f"{len(lines) - len(wrong)} of {len(lines)} refused", sep="\n")
+    assert not wrong, "\n".join(f"{name!r}: {what}" for name, what in wrong.items())
+    assert not canary.exists()
+    assert (place / "victim").is_dir()
+    assert not (place / "runs").exists()
 
 
 @pytest.mark.slow

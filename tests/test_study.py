@@ -205,7 +205,7 @@ def toml(trial: Trial) -> str:
         if isinstance(v, bool):
             return str(v).lower()
         if isinstance(v, dict):
-            return "{" + ", ".join(f'"{k}" = {value(x)}' for k, x in v.items()) + "}"
+            return "{" + ", ".join(f'"{k}" = {value(x)}' for k, x in v.items() if x is not None) + "}"
         return "[" + ", ".join(map(value, v)) + "]" if isinstance(v, list) else repr(v)
 
     text = f"seeds = [{trial.seed}]\n"
