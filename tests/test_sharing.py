@@ -255,10 +255,12 @@ OTHER: dict[str, dict[str, Any]] = {
         "kind": "uniform-relabel", "rate": 0.3, "count": "per-sample", "map": None, "path": None, "key": None,
         "seed": 1,
     },
-    "model": {"name": "lenet-300-100", "kwargs": {"widths": [15]}, "init": "he-paper"},
+    "model": {
+        "name": "lenet-300-100", "kwargs": {"widths": [15]}, "init": "he-paper", "weights": None, "weights_sha256": None,
+    },
     "antidote": {
         "kind": "gce", "alpha": None, "beta": None, "temperature": None, "strength": None, "q": None, "teacher": None,
-        "teacher_model": None, "teacher_force": None,
+        "teacher_model": None, "teacher_force": None, "kwargs": None,
     },
     "recipe": {
         "optimizer": {"optimizer": "adamw", "momentum": 0.0}, "lr": 0.2, "momentum": 0.8, "weight_decay": 0.1,

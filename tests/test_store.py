@@ -275,7 +275,11 @@ def calls(path: Path) -> list[tuple[int, str, ast.Call]]:
 WRITERS = {
     "data/download.py": {"archive.write_bytes"},
     "reports/__init__.py": {"page.parent.mkdir", "page.write_bytes"},
-    "cli/results.py": {"frame.write_csv", "frame.write_parquet"},
+    "cli/results.py": {"unformulated(frame).write_csv", "frame.write_parquet"},
+    "cli/labels.py": {"unformulated(pl.concat(frames)).write_csv"},
+    "data/custom.py": {"np.savez"},  # a user's own arrays, by save_arrays
+    "exports/bundle.py": {"os.mkdir", "os.rename", "scratch.rmdir"},
+    "exports/forms.py": {"path.parent.mkdir", "path.open"},
     "cli/settings.py": {"output.write_text"},
     "cli/checks.py": {"output.write_text"},
     "plan.py": {"scratch.rmdir"},
