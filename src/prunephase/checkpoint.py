@@ -144,11 +144,12 @@ def _unpickled(file: BinaryIO, result: BinaryIO) -> None:
         code, said = _child(file, result)
     except subprocess.TimeoutExpired:
         raise ValueError(f"took more than {PATIENCE:.0f} s to read") from None
+    last = (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    why = "".join(c if c.isprintable() else "?" for c in last)[:200]
     if code == 2:
-        last = (said.decode(errors="replace").strip().splitlines() or ["cannot be read"])[-1]
-        raise ValueError("".join(c if c.isprintable() else "?" for c in last)[:200])
-    if code:
-        raise ValueError(f"could not be read within limits of memory and time (exit code {code})")
+        raise ValueError(why)
+    if code:  # a signal, most likely of a limit
+        raise ValueError(f"could not be read within limits of memory and time (exit code {code}: {why[:80]})")
 
 
 def _child(file: BinaryIO, result: BinaryIO) -> tuple[int, bytes]:
