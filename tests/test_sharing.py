@@ -256,7 +256,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "seed": 1,
     },
     "model": {
-        "name": "lenet-300-100", "kwargs": {"widths": [15]}, "init": "he-paper", "weights": None, "weights_sha256": None,
+        "name": "lenet-300-100", "kwargs": {"widths": [15]}, "init": "he-paper", "weights": None,
+        "weights_sha256": None,
     },
     "antidote": {
         "kind": "gce", "alpha": None, "beta": None, "temperature": None, "strength": None, "q": None, "teacher": None,
