@@ -7,13 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from prunephase.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +55,12 @@ class Group:
         """Cells without a value: never reached, or diverged."""
         return int(np.isnan(self.test).sum())
 
+    def plot(self, ax: Axes | None = None, *, phases: bool | None = None) -> Axes:
+        """This curve alone, as `Curve.plot` draws it."""
+        from prunephase.analysis.plot import draw
+
+        return draw([self], ax, phases, "accuracy")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -64,6 +73,23 @@ class Curve:
     def groups(self) -> list[Group]:
         """The single curves, ordered by key."""
         return list(self.members)
+
+    def plot(self, ax: Axes | None = None, *, phases: bool | None = None) -> Axes:
+        """Draw the curves on an axis of matplotlib (default: the current one), for a paper.
+
+        figure, ax = plt.subplots(figsize=(5, 3))
+        pp.curve(table).plot(ax)
+
+        Each curve has its own colour, marker and dash: means over seeds, with 95 % Student-t intervals as bands from
+        two seeds on; dip and peak ringed, faintly where the verdict is not "present". x: levels, called by their
+        sparsity; where a level has more than one, the share kept, on a logarithmic scale. phases: shade them, as is
+        done by itself where there is one curve.
+
+        Raises UserError where matplotlib is missing (`pip install prunephase[plot]`), or phases of several are wanted.
+        """
+        from prunephase.analysis.plot import draw
+
+        return draw(self.members, ax, phases, self.y.replace("_", " "))
 
 
 def curve(table: pl.DataFrame, y: str = TEST, by: Sequence[str] | None = None) -> Curve:

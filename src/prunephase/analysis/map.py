@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunephase.analysis.curve import Group
+from prunephase.analysis.curve import ARM, Group
 from prunephase.analysis.phases import Phases
 from prunephase.analysis.published import opened
 
@@ -70,6 +70,17 @@ def apart(keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = dict.fromkeys(name for key in wide for name in key)
     varying = [name for name in names if len({repr(key.get(name, "default")) for key in wide}) > 1]
     return [{name: key[name] for name in varying if name in key} for key in wide]
+
+
+def named(key: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Settings in short: the last words of their names, where these tell them apart; an arm by its name alone.
+
+    >>> named({"arm": "l2", "noise.rate": 0.2, "pruning.criterion": "random"}, ["arm", "noise.rate"])
+    'l2, rate 0.2'
+    """
+    single = len({name.rpartition(".")[2] for name in key}) == len(key)
+    words = {name: "" if name == ARM else f"{name.rpartition('.')[2] if single else name} " for name in key}
+    return ", ".join(f"{words[name]}{key[name]}" for name in names if name in key)
 
 
 def is_number(value: Any) -> bool:

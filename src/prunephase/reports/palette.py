@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-PHASES = ("light", "critical", "sweet", "collapsed")
-# Okabe and Ito's hues, told apart by people who see fewer colours; darkened for white, lightened for the dark page.
-ON_LIGHT = ("#0063a6", "#c34f00", "#00795a", "#a8487f", "#6b6b00", "#1d8fc4", "#7a52a8", "#444444")
+from prunephase.looks import ON_LIGHT, SHADES
+from prunephase.looks import PHASES as PHASES
+
 ON_DARK = ("#62b4f0", "#f59a56", "#45c79f", "#e394c0", "#cfca4d", "#8fd3f4", "#bda0e6", "#c8c8c8")
 LIGHT: Mapping[str, str] = {
     **{f"s{i}": colour for i, colour in enumerate(ON_LIGHT)},
@@ -15,7 +15,7 @@ LIGHT: Mapping[str, str] = {
     "faint": "#5c6675",
     "grid": "#e3e6ea",
     "paper": "#ffffff",
-    **dict(zip(PHASES, ("#9db2c9", "#e8a48a", "#8cc9a1", "#b3a8c4"), strict=True)),
+    **SHADES,
 }
 DARK: Mapping[str, str] = {
     **{f"s{i}": colour for i, colour in enumerate(ON_DARK)},

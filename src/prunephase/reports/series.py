@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from prunephase.analysis import Group, Phases, Summary, curve, phases, summarise
-from prunephase.analysis.curve import ARM, split
+from prunephase.analysis.curve import split
 from prunephase.analysis.map import apart
+from prunephase.analysis.map import named as named
 from prunephase.reports.words import clipped, seeds
 
 # Every column a chart or a table may ask for; a half-done study lacks some of them.
@@ -130,17 +131,6 @@ def series(table: pl.DataFrame) -> list[Series]:
         label = clipped(named(key, key), 60) or "this study"
         result.append(Series(_unused(label, result), key, rows, group, phases(group)))
     return result
-
-
-def named(key: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Settings in short: the last words of their names, where these tell them apart; an arm by its name alone.
-
-    >>> named({"arm": "l2", "noise.rate": 0.2, "pruning.criterion": "random"}, ["arm", "noise.rate"])
-    'l2, rate 0.2'
-    """
-    single = len({name.rpartition(".")[2] for name in key}) == len(key)
-    words = {name: "" if name == ARM else f"{name.rpartition('.')[2] if single else name} " for name in key}
-    return ", ".join(f"{words[name]}{key[name]}" for name in names if name in key)
 
 
 def complete(table: pl.DataFrame, needed: Mapping[str, Any] = NEEDED) -> pl.DataFrame:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-THIN = "\u202f"  # narrow no-break space, so that a number and its unit stay on one line
+from prunephase.looks import THIN as THIN
+from prunephase.looks import sparse as sparse
+
 NOTHING = "–"
 ORACLE = "oracle (selected on test)"
 
@@ -31,17 +33,6 @@ def percent(share: float | None, digits: int = 1) -> str:
     '82.1 %'
     """
     return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}{THIN}%"
-
-
-def sparse(sparsity: float) -> str:
-    """A sparsity as percent, with more digits near 100 %, where a digit halves what is left.
-
-    >>> [sparse(s).replace(THIN, " ") for s in (0, 0.488, 0.9313, 0.99263, 0.99953)]
-    ['0 %', '48.8 %', '93.1 %', '99.26 %', '99.953 %']
-    """
-    density = 1 - sparsity
-    digits = 1 if density >= 0.01 else min(4, 1 + math.ceil(-2 - math.log10(max(density, 1e-6)) + 1e-9))
-    return f"{100 * sparsity:.{digits}f}".removesuffix(".0") + f"{THIN}%"
 
 
 def seeds(n: int) -> str:
