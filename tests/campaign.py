@@ -264,7 +264,7 @@ def planted(fault: str) -> Iterator[None]:
         level_ = ladder._level
 
         def early(trial: Any, level: int, *rest: Any) -> Any:
-            yield LevelDone(trial.digest(), level, 0.0, "ok", {}, False)
+            yield LevelDone(trial.digest(), level, 0.0, 1, "ok", {}, False)
             return (yield from level_(trial, level, *rest))
 
         ladder._level = early  # type: ignore[assignment]

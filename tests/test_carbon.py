@@ -136,7 +136,7 @@ def test_codecarbon_itself_starts_and_stops(tiny: dict[str, Any], tmp_path: Path
     told: list[Any] = []
     whole = study.parse(tiny)
     with followed(whole, Store(tmp_path), "DEU", lambda _, event: told.append(event)) as observe:
-        observe(whole.trials[0], LevelDone(whole.trials[0].digest(), 0, 0.0, "ok", {}, cached=False))
+        observe(whole.trials[0], LevelDone(whole.trials[0].digest(), 0, 0.0, 1, "ok", {}, cached=False))
     assert len(told) == 1
     (fact,) = Store(tmp_path).runs().values()
     assert fact["kwh"] >= 0

@@ -195,7 +195,7 @@ def test_what_is_damaged_is_not_shipped_but_set_aside(finished: Path, one: list[
 def test_only_what_is_new_comes_back(finished: Path, one: list[Task]) -> None:
     store, name = Store(finished), one[0].trial.digest()
     known: set[str] = set()
-    first, again = (shipping.news(store, LevelDone(name, 1, 0.2, "ok", {}, False), known) for _ in range(2))
+    first, again = (shipping.news(store, LevelDone(name, 1, 0.2, 1, "ok", {}, False), known) for _ in range(2))
     assert [r.body["level"] for r in first.records] == [None, 1]
     assert set(first.blobs) == {d for r in first.records for d in r.body["blobs"].values()}
     assert (list(again.records), again.blobs) == ([], {})

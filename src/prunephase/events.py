@@ -20,12 +20,14 @@ class EpochDone:
 class LevelDone:
     """A level is sealed in the store; nothing takes it away.
 
+    sparsity: share of prunable weights removed; remaining: how many are left; values: what the last epoch measured;
     cached: it was there before; shared: another trial's training served, as far as they agree.
     """
 
     trial: str
     level: int
     sparsity: float
+    remaining: int
     status: str
     values: Mapping[str, float | None]
     cached: bool

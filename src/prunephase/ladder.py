@@ -309,7 +309,9 @@ def _next_masks(
 def _level_done(record: Record, *, cached: bool, shared: bool = False) -> LevelDone:
     body = record.body
     last = {key: (column[-1] if column else None) for key, column in body["epochs"].items()}
-    return LevelDone(body["trial"], body["level"], body["sparsity"], body["status"], last, cached, shared)
+    return LevelDone(
+        body["trial"], body["level"], body["sparsity"], body["remaining"], body["status"], last, cached, shared
+    )
 
 
 def _cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

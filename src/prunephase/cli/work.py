@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         "prunephase run study.toml --plugins mymodels --budget 2h",
         "prunephase run study.toml --on ray --ray-address head:6379",
         "prunephase run study.toml --shard 3/20 --store runs-3",
+        "prunephase run study.toml --track wandb --track tensorboard:logs",
     )
 )
 def run(
@@ -70,6 +71,14 @@ def run(
         ),
     ] = None,
     shard: Annotated[str | None, Parameter(help="The i-th of n parts of the study, as i/n: for job arrays.")] = None,
+    track: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="Tell an experiment tracker of each level: wandb[:PROJECT], trackio[:PROJECT], mlflow[:URI], "
+            "tensorboard[:FOLDER]. May be given several times.",
+        ),
+    ] = None,
     quiet: Annotated[bool, Parameter(negative="", show_default=False, help="No progress.")] = False,
     json: Json = False,
 ) -> int:
@@ -77,10 +86,10 @@ def run(
 
     Interrupt it when you like: finished levels are safe, and the same command goes on.
     """
-    from prunephase import runs
+    from prunephase import runs, tracking
     from prunephase.carbon import followed
     from prunephase.store import Store
-    from prunephase.terminal import watch
+    from prunephase.terminal import names, watch
 
     chosen = where.load(study)
     part = None if shard is None else _Part(shard, chosen, study)
@@ -93,12 +102,14 @@ def run(
     if carbon is not None and on == "ray":
         raise UserError(f"--carbon {carbon}: sees this machine alone, not the workers of --on ray; leave it out")
     writable(output)
+    tracking.check(track or ())
     if not chosen.trials:
         print(f"{chosen.name}: no trials in this part, nothing to do", file=sys.stderr)
         return Exit.OK
     place = Store(where.store)
     with (
-        watch(chosen, where.view(chosen), quiet=quiet or json) as tell,
+        watch(chosen, where.view(chosen), quiet=quiet or json) as show,
+        tracking.tracked(chosen, names(chosen), track or (), show, lambda line: fail(line, Exit.OK)) as tell,
         _executor(on, ray_address, workers, device, where.plugins) as (executor, count),
         contextlib.nullcontext(tell) if carbon is None else followed(chosen, place, carbon, tell) as observe,
     ):

@@ -113,15 +113,21 @@ class _Worker:
 
 
 def _start(work: Work, place: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, place), daemon=True)
-    with _undisturbed():
-        process.start()
-    theirs.close()
+    process, ours = spawn(_serve, place)
     with suppress(OSError):  # as in `map`
         ours.send(work)
     return _Worker(place, process, ours)
+
+
+def spawn(serve: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """A child that runs serve(pipe, *arguments), and our end of the pipe."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+    with _undisturbed():
+        process.start()
+    theirs.close()
+    return process, ours
 
 
 @contextmanager
@@ -154,7 +160,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _serve(pipe: Connection, place: int) -> None:
     """A worker's life: the work and then groups in, events out, until the parent closes the pipe or dies."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
         work: Work = pipe.recv()  # imports torch, for seconds, in which the parent may die
         _own_gpu(place)
@@ -186,7 +192,8 @@ def _own_gpu(place: int) -> None:
         torch.cuda.set_device(place % torch.cuda.device_count())
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """End this process when its parent has ended; for a thread of a child."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
