@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,10 @@ def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WANDB_MODE", "offline")
     ladder("wandb")
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert b"test_accuracy" in file.read_bytes()
+    late = time.monotonic() + 20  # its own process writes the file
+    while b"test_accuracy" not in file.read_bytes():
+        assert time.monotonic() < late
+        time.sleep(0.1)
 
 
 def test_mlflow_holds_every_level(tmp_path: Path) -> None:
