@@ -84,8 +84,8 @@ def _mark(ax: Axes, found: Phases, aligned: bool, colour: str, *, worded: bool) 
         if point is None:
             continue
         at = (point.level if aligned else 1 - point.sparsity, point.value)
-        look = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "alpha": 1.0 if sure else 0.45}
-        ax.plot(*at, linestyle="none", color=colour, zorder=4, **look)
+        look: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
+        ax.plot(*at, linestyle="none", color=colour, zorder=4, alpha=1.0 if sure else 0.45, **look)
         if worded:
             text = f"{name} {100 * point.value:.1f} %" + ("" if sure else " (candidate)")
             ax.annotate(text, at, xytext=(0, below), textcoords="offset points", ha="center", fontsize="small")
@@ -113,7 +113,7 @@ def _across(ax: Axes, groups: Sequence[Group], aligned: bool) -> None:
     sparsity = {
         int(level): float(share) for group in groups for level, share in zip(group.levels, group.sparsity, strict=True)
     }
-    width = ax.get_window_extent().width / ax.get_figure().dpi
+    width = ax.get_window_extent().width / ax.figure.dpi
     levels = sorted(sparsity)
     shown = levels[:: max(1, -int(-len(levels) * TICK // width))]
     ax.set_xticks(shown, [sparse(sparsity[level]) for level in shown])
