@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from prunephase.analysis.openlth import read_openlth
 from prunephase.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -185,7 +186,13 @@ def _gather(key: Mapping[str, Any], rows: pl.DataFrame, y: str) -> Group:
 
 
 def read_curve(path: str | Path) -> Curve:
-    """One curve from a file with the columns sparsity, test_accuracy and, optionally, train_accuracy, seed, level.
+    """One curve from a file or a sweep of OpenLTH; see `read_rows`, whose errors it raises."""
+    return curve(read_rows(path), TEST, by=())
+
+
+def read_rows(path: str | Path) -> pl.DataFrame:
+    """The rows of one curve, by seed and level: from a file with the columns sparsity, test_accuracy and, optionally,
+    train_accuracy, seed, level; or from the folder of a sweep of OpenLTH (see `openlth`).
 
     Shares or percent is decided for each column by its largest value: up to 1 shares, above 1.5 percent, in between an
     error. Without `level`, levels are the ranks of the sparsities, from 0; without `seed`, there is one. Other columns
@@ -218,12 +225,12 @@ def read_curve(path: str | Path) -> Curve:
     sparsity = found.members[0].sparsity
     if (sparsity[1:] <= sparsity[:-1]).any():
         raise UserError(f"{path.name}: sparsity does not rise with level; remove the column 'level' to have it derived")
-    return found
+    return table
 
 
 def _load(path: Path) -> pl.DataFrame:
     if path.is_dir():
-        raise UserError(f"{path}: a folder; expected a csv or parquet file")
+        return read_openlth(path)
     if not path.exists():
         raise UserError(f"{path}: no such file; expected a csv or parquet file with the columns sparsity, {TEST}")
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):

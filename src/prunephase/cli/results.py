@@ -16,6 +16,7 @@ from prunephase.cli.words import (
     Where,
     app,
     examples,
+    is_study,
     print_json,
     unformulated,
     writable,
@@ -162,7 +163,10 @@ def table(
     )
 )
 def phases(
-    curve: Annotated[str, Parameter(help="A study file, preset:NAME, or a csv/parquet file of anybody's curve.")],
+    curve: Annotated[
+        str,
+        Parameter(help="A study file, preset:NAME, a csv/parquet file of anybody's curve, or a folder of OpenLTH's."),
+    ],
     *,
     where: Where = HERE,
     json: Json = False,
@@ -170,7 +174,7 @@ def phases(
     """Find dip, peak and phases, and say whether there is a sparse double descent.
 
     Of a finished study, or of any curve: a file with the columns sparsity, test_accuracy and, if known, train_accuracy,
-    seed and level; shares or percent.
+    seed and level; shares or percent; or a finished sweep of OpenLTH or of He et al.'s code (lottery_.../).
     """
     from rich.console import Console
 
@@ -179,11 +183,10 @@ def phases(
     from prunephase.analysis.phases import phases as detect
     from prunephase.terminal import summary
 
-    if curve.startswith("preset:") or curve.endswith(".toml"):
+    if is_study(curve):
         found = curves(where.levels(where.load(curve)))
     else:
-        if where.changes or where.plugins:
-            raise UserError("--set and --plugins belong to a study; a curve is read as it is")
+        where.unused()
         found = read_curve(Path(curve))
     groups = [(group, detect(group)) for group in found.groups()]
     if json:
@@ -200,11 +203,14 @@ def phases(
     help_epilogue=examples(
         "prunephase report study.toml -o report.html",
         "prunephase report study.toml -o curve.svg",
+        "prunephase report lottery_0123/ -o page.html",
         "prunephase report study.toml --axis structure_macs",
     )
 )
 def report(
-    study: StudyFile,
+    study: Annotated[
+        str, Parameter(help="A study file, preset:NAME, a csv/parquet file of a curve, or a folder of OpenLTH's.")
+    ],
     *,
     where: Where = HERE,
     output: Output = None,
@@ -218,9 +224,14 @@ def report(
 ) -> int:
     """Write the report of whatever is finished: one HTML page that needs nothing else (x.svg, x.png: its curve)."""
     from prunephase.reports import report as write
+    from prunephase.reports import report_of
 
-    chosen = where.load(study)
     page = output or Path("report.html")
     writable(page)
+    if not is_study(study):
+        where.unused()
+        print(report_of(Path(study), page))
+        return Exit.OK
+    chosen = where.load(study)
     print(write(chosen, page, where.store, axis=axis, plugins=where.plugins))
     return Exit.OK

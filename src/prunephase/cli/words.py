@@ -84,6 +84,11 @@ class Where:
         whole = load(study, self.changes)
         return whole if self.arm is None else whole.only(self.arm)
 
+    def unused(self) -> None:
+        """Refuse flags of a study where a curve is read instead."""
+        if self.changes or self.plugins or self.arm:
+            raise UserError("--set, --plugins and --arm belong to a study; a curve is read as it is")
+
     def view(self, study: Study) -> Store:
         """The store as a study sees it: its ladders end where its stop rule ended them."""
         from prunephase.stopping import view
@@ -103,6 +108,11 @@ class Where:
 
 
 HERE = Where()
+
+
+def is_study(name: str) -> bool:
+    """Whether `name` names a study rather than a file of a curve."""
+    return name.startswith("preset:") or name.endswith(".toml")
 
 
 def fail(text: str, code: int) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 import polars as pl
 
 from prunephase import table
+from prunephase.analysis.curve import read_rows
 from prunephase.carbon import estimates
 from prunephase.disk import refusals
 from prunephase.errors import UserError
@@ -20,7 +21,7 @@ from prunephase.store import Store
 from prunephase.study import Study
 from prunephase.trial import Trial
 
-__all__ = ["report"]
+__all__ = ["report", "report_of"]
 
 
 def report(
@@ -60,6 +61,23 @@ def report(
             *(_paid(place, chosen, plugins), told(chosen, ended) if chosen.stop.drives else "", ended),
             estimates(place, chosen.trials),
         )
+    return _written(page, content)
+
+
+def report_of(source: Path, output: str | Path = "report.html") -> Path:
+    """Write the report of a curve made elsewhere: a file, or a sweep of OpenLTH (`read_rows`). Gives its path."""
+    rows = read_rows(source).with_columns(
+        pl.concat_str(pl.lit("seed "), "seed").alias("trial"), pl.lit("ok").alias("status")
+    )
+    page = Path(output)
+    kind = kind_of(page)
+    content = (
+        static(rows, kind) if kind != "html" else render(source.name, rows, pl.DataFrame(), {}, {"source": str(source)})
+    )
+    return _written(page, content)
+
+
+def _written(page: Path, content: str | bytes) -> Path:
     with refusals(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
