@@ -20,14 +20,14 @@ def read_openlth(folder: Path) -> pl.DataFrame:
     """One row per replicate (`seed`) and level: sparsity, test accuracy of the last iteration, train where logged.
 
     folder: a sweep (`lottery_...`), with `replicate_R/level_L/main/` below it, and in each `logger` (lines `name,
-    iteration, value`) and `sparsity_report.json` (`total`, `unpruned`). Raises UserError where there are none, files are
-    of another kind, or the folder holds several sweeps.
+    iteration, value`) and `sparsity_report.json` (`total`, `unpruned`). Raises UserError where there are none, files
+    are of another kind, or the folder holds several sweeps.
     """
     found = [(match, path) for path in sorted(folder.rglob("logger")) if (match := PLACE.search(str(path.parent)))]
     if not found:
         raise UserError(
-            f"{folder}: a folder without replicate_R/level_L/main/logger, as OpenLTH writes them; expected such a sweep, "
-            "or a csv or parquet file"
+            f"{folder}: a folder without replicate_R/level_L/main/logger, as OpenLTH writes them; expected such a "
+            "sweep, or a csv or parquet file"
         )
     sweeps = sorted({f"{str(path.parent)[: match.start()].rstrip('/')}{match[3] or ''}" for match, path in found})
     if len(sweeps) > 1:
