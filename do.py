@@ -35,7 +35,7 @@ def main(words):
     # One thread each: the tests run in as many processes as there are cores.
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
     if words[0] == "test":
-        return run(PYTHON, "-m", "pytest", "-n", "auto", "-m", "not slow", *words[1:], env=quiet)
+        return run(PYTHON, "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-m", "not slow", *words[1:], env=quiet)
     if words[0] == "check":
         checks = (
             [PYTHON, "-m", "ruff", "check", "."],

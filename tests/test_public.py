@@ -40,3 +40,10 @@ def test_values_and_the_command_line_are_there_without_torch(code: str) -> None:
     script = f"{code}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_worker_does_not_wait_for_tables_and_statistics() -> None:
+    heavy = "('polars', 'scipy.stats', 'sklearn', 'altair')"
+    script = f"import prunephase.cohort, sys\nprint([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

@@ -30,7 +30,6 @@ from prunephase.restart import Start
 from prunephase.revive import snapshot, start_of
 from prunephase.snapshot import Snapshot
 from prunephase.stop import Stop
-from prunephase.stopping import decide, measured
 from prunephase.store import Record, Store
 from prunephase.training import Answer, Busy, Weights, Wish, fit, key_of, taken_over, weights_of
 from prunephase.trial import Trial
@@ -91,6 +90,8 @@ def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int], st
             return
         sound.append(found)
         if stop is not None and all(record.body["status"] == "ok" for record in sound):
+            from prunephase.stopping import decide  # half a second, which a worker without a rule need not wait
+
             yield from _measure(trial, found, bench, store, stop)
             _, said = decide(store, stop, head, sound)
             if said.stop:
@@ -101,6 +102,8 @@ def _descend(trial: Trial, bench: Bench, store: Store, levels: Sequence[int], st
 
 def _measure(trial: Trial, record: Record, bench: Bench, store: Store, stop: Stop) -> Generator[Event, None, None]:
     """Make the findings of a level that `stop` goes by, as `prunephase diagnose` would."""
+    from prunephase.stopping import measured
+
     for diagnosis in (DIAGNOSES[name] for name in measured(stop)):
         if current(store, trial, record, diagnosis) is None:
             began, level = time.monotonic(), record.body["level"]
