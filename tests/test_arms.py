@@ -293,7 +293,10 @@ def test_the_command_compares_the_arms_of_a_finished_study(
     assert train(fields, tmp_path / "runs").code == 0
     assert cli.main(["run", study, "--store", store, "--workers", "1", "--quiet", "-o", str(page)]) == 0
     ran = capsys.readouterr().out
-    assert set(next(g for g in drawn[0] if isinstance(g, pl.DataFrame) and "role" in g.columns)["role"]) == {"student", "teacher"}  # the page is told what was paid
+    assert set(next(g for g in drawn[0] if isinstance(g, pl.DataFrame) and "role" in g.columns)["role"]) == {
+        "student",
+        "teacher",
+    }  # the page is told what was paid
     assert cli.main(["arms", study, "--store", store, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)["benches"][0]
     assert said["sentence"] in ran
