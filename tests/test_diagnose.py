@@ -100,6 +100,7 @@ def test_a_new_meaning_is_diagnosed_again(finished: tuple[study.Study, Path]) ->
     assert made(chosen_study, store, newer).made == 0
 
 
+@pytest.mark.slow
 def test_two_workers_find_what_one_finds(finished: tuple[study.Study, Path]) -> None:
     chosen_study, store = finished
     distance = DIAGNOSES["distance"]

@@ -92,7 +92,9 @@ def test_two_workers_give_the_bytes_of_one(tiny: dict[str, Any], tmp_path: Path,
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_ends_soon_and_quietly_and_goes_on(
     number: signal.Signals,
     code: int,
@@ -246,6 +248,7 @@ def test_what_users_code_raises_ends_its_trial_in_one_line(workers: int, monkeyp
     assert "Traceback" in ended[0].trace
 
 
+@pytest.mark.slow
 def test_workers_beyond_the_trials_share_levels_that_stand_side_by_side(
     tiny: dict[str, Any], tmp_path: Path, train: Callable[..., Any]
 ) -> None:

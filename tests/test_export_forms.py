@@ -38,7 +38,8 @@ SPARSITIES = (0.0, 0.9, 0.98, 0.995)
 
 def model(name: str, sparsity: float, kwargs: dict[str, Any] | None = None) -> Model:
     """A network of random weights, of which random ones are pruned, with statistics of BatchNorm that are not blank."""
-    shape = (1, 28, 28) if name == "lenet-300-100" else (3, 16, 16)
+    side = 32 if name == "vgg-like" else 16  # as small as it may be
+    shape = (1, 28, 28) if name == "lenet-300-100" else (3, side, side)
     spec = Spec(name=name, kwargs=NETWORKS[name] if kwargs is None else kwargs)
     network = models.build(spec, shape, K, 0).eval()
     draw = torch.Generator().manual_seed(1)

@@ -24,6 +24,15 @@ def campaign(*arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+def test_a_kill_at_operations_all_over_the_study_loses_nothing() -> None:
+    found = campaign("--kills", "80", "--double", "10")
+    assert found["problems"] == []
+    assert found["operations"] > 150
+    assert found["single"]["points"] > 60
+    assert found["kills"] > found["single"]["points"] + 10
+
+
+@pytest.mark.slow
 def test_a_kill_at_every_operation_loses_nothing() -> None:
     found = campaign("--double", "40")
     assert found["problems"] == []
@@ -31,6 +40,7 @@ def test_a_kill_at_every_operation_loses_nothing() -> None:
     assert found["kills"] > found["single"]["points"] + 40
 
 
+@pytest.mark.slow
 def test_planted_faults_are_caught() -> None:
     found = campaign("--faults")
     assert [fault for fault, caught in found["caught"].items() if not caught] == []

@@ -91,6 +91,7 @@ def test_a_folder_that_is_a_file_is_named(cache: Path) -> None:
     assert "set PRUNEPHASE_CACHE" in refused(build.built()) if HAVE else refused(build.built())
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.skipif(os.name == "nt", reason="shell scripts")
 def test_two_processes_may_compile_at_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,7 @@ def test_a_ladder_per_layer_is_shuffled_within_its_layers(tiny: dict[str, Any], 
         assert own.body["layers"] == other.body["layers"]
 
 
+@pytest.mark.slow
 def test_a_control_comes_out_the_same_interrupted_repeated_or_on_several_workers(controls: Any, tmp_path: Path) -> None:
     whole, of = controls
     trials = list(of.values())

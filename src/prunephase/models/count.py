@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunephase import models
 from prunephase.models.checks import Shape
 from prunephase.plugins import is_reference, resolve
 from prunephase.sections import Model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights are made but not drawn: on the meta device nothing is drawn, and torch takes a second to see it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        if func in (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @cache
@@ -27,7 +40,9 @@ def macs(
     spec = Model.model_validate_json(model)
     make = resolve(spec.name, plugins, "model.name") if is_reference(spec.name) else models.FAMILY[spec.name]
     with torch.device("meta"):
-        return _counted(make(shape, classes, **spec.kwargs), shape, dtype)
+        with _Undrawn():
+            network = make(shape, classes, **spec.kwargs)
+        return _counted(network, shape, dtype)
 
 
 def macs_of(network: nn.Module, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
@@ -44,7 +59,7 @@ def _counted(network: nn.Module, shape: Shape, dtype: torch.dtype) -> dict[str, 
             if isinstance(child, nn.BatchNorm2d):  # counts nothing, and is slow without a device
                 setattr(module, name, nn.Identity())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, *shape, dtype=dtype))
+        network(torch.empty(1, *shape, dtype=dtype))
     counted = {name: sum(said.values()) / 2 for name, said in counter.get_flop_counts().items() if name != "Global"}
     root = type(network).__name__
     whole = {name.removeprefix(root).removeprefix("."): float(count) for name, count in counted.items()}

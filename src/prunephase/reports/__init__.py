@@ -85,11 +85,12 @@ def _written(page: Path, content: str | bytes) -> Path:
 
 
 def _paid(place: Store, study: Study, plugins: Collection[str]) -> pl.DataFrame | None:
-    """What the trainings cost, where arms are compared, or a validation split lets stop rules be replayed.
+    """What the trainings cost, where arms are compared, or a validation split lets stop rules be replayed on 3 seeds.
 
     None elsewhere, and where it cannot be told.
     """
-    if not study.arms and not any(trial.data.validation for trial in study.trials):
+    replayed = any(trial.data.validation for trial in study.trials) and len({t.seed for t in study.trials}) >= 3
+    if not study.arms and not replayed:
         return None
     from prunephase.spent import spent  # needs torch
 
