@@ -308,3 +308,16 @@ def test_the_command_compares_the_arms_of_a_finished_study(
     assert said["sentence"] in capsys.readouterr().out
     assert cli.main(["arms", str(study_file(tiny, "plain")), "--store", store]) == 2
     assert "no arms to compare" in capsys.readouterr().err
+
+
+def test_one_arm_is_named_on_the_command_line(
+    tiny: dict[str, Any], study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = str(study_file({**tiny, "arms": {"none": {}, "l2": {"recipe.weight_decay": 0.01}}}))
+    words = ["status", study, "--store", str(tmp_path / "runs"), "--json"]
+    assert cli.main(words) == 0
+    whole = [row["trial"] for row in json.loads(capsys.readouterr().out)["trials"]]
+    assert cli.main([*words, "--arm", "l2"]) == 0
+    assert [row["trial"] for row in json.loads(capsys.readouterr().out)["trials"]] == whole[1:]
+    assert cli.main([*words, "--arm", "l3"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

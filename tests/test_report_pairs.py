@@ -9,8 +9,8 @@ import pytest
 
 from prunephase.analysis import curve
 from prunephase.analysis.compare import paired
+from prunephase.looks import sparse
 from prunephase.reports.page import render
-from prunephase.reports.words import sparse
 from test_report import Inputs, Page, study
 
 

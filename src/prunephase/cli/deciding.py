@@ -197,11 +197,10 @@ def arms(
     from prunephase.analysis.advice import sentence
     from prunephase.analysis.arms import benches
     from prunephase.spent import spent
-    from prunephase.store import Store
     from prunephase.terminal import clean
 
     whole = where.load(study)
-    found = benches(where.levels(whole), spent(Store(where.store), whole.trials, where.plugins))
+    found = benches(where.levels(whole), spent(where.view(whole), whole.trials, where.plugins))
     if not found:
         raise UserError(
             f"'{whole.name}': no arms to compare; write [arms.none] and an arm beside it (docs/antidotes.md)"

@@ -10,13 +10,15 @@ from prunephase.analysis.advice import sentence
 from prunephase.analysis.arms import BASELINE, MEASURES, Arm, Bench, Difference, benches
 from prunephase.analysis.curve import ARM
 from prunephase.analysis.facts import Fact
+from prunephase.analysis.map import named
+from prunephase.looks import sparse
 from prunephase.reports import charts
 from prunephase.reports.charts import Line
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
 from prunephase.reports.sections import wide_table
-from prunephase.reports.series import At, Ladder, Series, named
-from prunephase.reports.words import NOTHING, ORACLE, capital, listed, percent, seeds, sparse
+from prunephase.reports.series import At, Ladder, Series
+from prunephase.reports.words import NOTHING, ORACLE, capital, listed, percent, seeds
 
 NOTES = (
     "Differences are paired by seed; p-values are those of the paired t-test, adjusted after Holm over the arms, each "

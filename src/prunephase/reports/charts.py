@@ -9,9 +9,10 @@ from typing import Any
 
 import altair as alt
 
+from prunephase.looks import sparse
 from prunephase.reports.marks import extrema, shading
 from prunephase.reports.series import At, Ladder, Series
-from prunephase.reports.words import percent, seeds, sparse, spread
+from prunephase.reports.words import percent, seeds, spread
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [12, 3], [2, 4], [6, 2, 2, 2, 2, 2])

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunephase.analysis.facts import Fact
+from prunephase.analysis.map import named
 from prunephase.analysis.monotone import PRICES, Monotone, monotone
 from prunephase.reports.parts import Section, Table
-from prunephase.reports.series import Series, named
+from prunephase.reports.series import Series
 from prunephase.reports.words import NOTHING, capital, interval, listed, percent, points, seeds
 
 NOTE = (

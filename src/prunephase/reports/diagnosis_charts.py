@@ -11,13 +11,14 @@ from typing import Any
 import altair as alt
 
 from prunephase.errors import UserError, nearest
+from prunephase.looks import sparse
 from prunephase.reports import charts
 from prunephase.reports.charts import Line
 from prunephase.reports.findings import numeric, summary
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Panel
 from prunephase.reports.series import At, Ladder, Series
-from prunephase.reports.words import percent, seeds, sparse
+from prunephase.reports.words import percent, seeds
 
 BANDS = 5  # at most on one chart
 AXES = ("level", "sparsity", "remaining")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from prunephase.looks import sparse
 from prunephase.reports.diagnosis_charts import Quantity
 from prunephase.reports.diagnosis_views import (
     Shown,
@@ -21,7 +22,7 @@ from prunephase.reports.diagnosis_views import (
 from prunephase.reports.findings import by_part, short
 from prunephase.reports.parts import Table
 from prunephase.reports.series import At
-from prunephase.reports.words import NOTHING, capital, seeds, sparse
+from prunephase.reports.words import NOTHING, capital, seeds
 
 SHARE = Quantity("share of examples", share=True)
 

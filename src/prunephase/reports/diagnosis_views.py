@@ -12,12 +12,13 @@ import numpy as np
 from prunephase.analysis.curve import curve
 from prunephase.analysis.facts import Fact, fact, threshold
 from prunephase.analysis.relations import crossing
+from prunephase.looks import THIN, sparse
 from prunephase.reports import findings
 from prunephase.reports.diagnosis_charts import Across, Quantity, Trace, panel
 from prunephase.reports.findings import Findings
 from prunephase.reports.parts import Panel, Table
 from prunephase.reports.series import At, Series
-from prunephase.reports.words import THIN, listed, seeds, sparse
+from prunephase.reports.words import listed, seeds
 
 ACCURACY = Quantity("accuracy", share=True)
 SUBSETS = {name: f"{name}_accuracy" for name in ("permuted", "unpermuted", "restored", "test")}

@@ -13,11 +13,13 @@ import polars as pl
 from prunephase.analysis.cost import footprint, unit, watt_hours
 from prunephase.analysis.facts import Fact
 from prunephase.analysis.front import MEASURES, POLICIES, Front, Measure, Policy, fronts
+from prunephase.analysis.map import named
+from prunephase.looks import THIN
 from prunephase.reports import charts
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
-from prunephase.reports.series import Series, named
-from prunephase.reports.words import THIN, capital, clipped, interval, listed, percent, seeds
+from prunephase.reports.series import Series
+from prunephase.reports.words import capital, clipped, interval, listed, percent, seeds
 
 COUNTED: Mapping[Measure, str] = {
     "papers": "training cost in the papers' convention, teachers left out",

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from prunephase.looks import sparse
 from prunephase.reports import charts
 from prunephase.reports.multiples import MANY
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
 from prunephase.reports.sections import wide_table
 from prunephase.reports.series import At, Ladder, Series, count, dynamics, prefix
-from prunephase.reports.words import capital, mean_sd, percent, seeds, sparse
+from prunephase.reports.words import capital, mean_sd, percent, seeds
 
 SUBSETS = {
     "permuted": ("permuted_accuracy", "training examples with a label drawn anew, scored on it: how much is memorised"),

@@ -12,12 +12,13 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from prunephase.analysis.map import BOUNDARIES, PhaseMap, Row, boundaries, phase_maps, powers_of_ten
+from prunephase.analysis.map import BOUNDARIES, PhaseMap, Row, boundaries, named, phase_maps, powers_of_ten
+from prunephase.looks import PHASES, sparse
 from prunephase.reports import charts
-from prunephase.reports.palette import PAGE, PHASES
+from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
-from prunephase.reports.series import Ladder, Series, count, named
-from prunephase.reports.words import listed, mean_sd, percent, seeds, sparse
+from prunephase.reports.series import Ladder, Series, count
+from prunephase.reports.words import listed, mean_sd, percent, seeds
 
 PAINTS = {"critical": "s1", "sweet": "s2", "collapsed": "s3", "dip": "ink", "peak": "ink"}
 WEIGHTS, WEIGHTS_NAME = "s4", "weights per training example"

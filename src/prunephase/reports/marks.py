@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import altair as alt
 
-from prunephase.reports.palette import PHASES
+from prunephase.looks import PHASES, sparse
 from prunephase.reports.series import Ladder, Series
-from prunephase.reports.words import percent, seeds, sparse
+from prunephase.reports.words import percent, seeds
 
 SHORT = ("I", "II", "III", "IV")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+from prunephase.analysis.map import named
 from prunephase.reports import charts
 from prunephase.reports.charts import Line
 from prunephase.reports.marks import extrema
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Panel
-from prunephase.reports.series import At, Ladder, Series, named
+from prunephase.reports.series import At, Ladder, Series
 from prunephase.reports.words import seeds
 
 MANY = 6  # curves that one chart holds and a reader still tells apart

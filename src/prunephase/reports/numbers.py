@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunephase.analysis.facts import Fact, efficacy, gap, threshold
+from prunephase.looks import THIN, sparse
 from prunephase.reports import charts, multiples
 from prunephase.reports.charts import Line
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
 from prunephase.reports.series import At, Ladder, Series, count, first_of, head_of, prefix
-from prunephase.reports.words import NOTHING, THIN, between, capital, mean_sd, points, seeds, sparse
+from prunephase.reports.words import NOTHING, between, capital, mean_sd, points, seeds
 
 BOUNDS = (-1.0, 1.0)
 MEANINGS = (

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prunephase.analysis.compare import ALPHA, Paired, paired
+from prunephase.analysis.map import named
 from prunephase.errors import UserError
+from prunephase.looks import sparse
 from prunephase.reports import charts
 from prunephase.reports.charts import Line
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
-from prunephase.reports.series import At, Ladder, Series, named
-from prunephase.reports.words import NOTHING, capital, interval, listed, points, seeds, sparse
+from prunephase.reports.series import At, Ladder, Series
+from prunephase.reports.words import NOTHING, capital, interval, listed, points, seeds
 
 TICKET = {"restart.mode": "rewind", "pruning.remask": "none"}
 RESTART = ("restart.start_at", "restart.to", "restart.lr")  # that go with a mode of restart

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prunephase.looks import ON_LIGHT, SHADES
-from prunephase.looks import PHASES as PHASES
+from prunephase.looks import ON_LIGHT, PHASES, SHADES
 
 ON_DARK = ("#62b4f0", "#f59a56", "#45c79f", "#e394c0", "#cfca4d", "#8fd3f4", "#bda0e6", "#c8c8c8")
 LIGHT: Mapping[str, str] = {

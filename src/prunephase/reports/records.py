@@ -10,24 +10,14 @@ from typing import Any
 
 import polars as pl
 
+from prunephase.looks import sparse
 from prunephase.reports import charts
 from prunephase.reports.matrix import matrix_chart
 from prunephase.reports.multiples import MANY
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Figure, Panel, Section, Table
 from prunephase.reports.series import Series, constant, first_of, head_of, prefix
-from prunephase.reports.words import (
-    NOTHING,
-    ORACLE,
-    across_seeds,
-    capital,
-    clipped,
-    mean_sd,
-    percent,
-    seeds,
-    sparse,
-    value,
-)
+from prunephase.reports.words import NOTHING, ORACLE, across_seeds, capital, clipped, mean_sd, percent, seeds, value
 
 COLUMNS = {
     "train": "train_accuracy",

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from prunephase.looks import sparse
 from prunephase.reports import charts, multiples, overlay
 from prunephase.reports.palette import PAGE
 from prunephase.reports.parts import Card, Figure, Panel, Section, Table
@@ -22,7 +23,6 @@ from prunephase.reports.words import (
     percent,
     points,
     seeds,
-    sparse,
     spread,
 )
 

@@ -14,8 +14,7 @@ import polars as pl
 
 from prunephase.analysis import Group, Phases, Summary, curve, phases, summarise
 from prunephase.analysis.curve import split
-from prunephase.analysis.map import apart
-from prunephase.analysis.map import named as named
+from prunephase.analysis.map import apart, named
 from prunephase.reports.words import clipped, seeds
 
 # Every column a chart or a table may ask for; a half-done study lacks some of them.

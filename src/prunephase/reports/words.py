@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from prunephase.looks import THIN as THIN
-from prunephase.looks import sparse as sparse
+from prunephase.looks import THIN
 
 NOTHING = "–"
 ORACLE = "oracle (selected on test)"
